@@ -1,0 +1,102 @@
+"""Every failure that this project raises on purpose, by name.
+
+`exit_code` is what a command ends with when the error reaches it (DESIGN section 11): 1 problems
+found, 2 usage or settings, 3 a server that is needed cannot be reached.
+"""
+
+from __future__ import annotations
+
+
+class VulcanizedError(Exception):
+    """The root. Its text is one clear sentence: what, where, and what to do."""
+
+    exit_code = 1
+
+
+class SettingsError(VulcanizedError):
+    """The settings cannot be used. `problems` holds all of them, each with its place."""
+
+    exit_code = 2
+
+    def __init__(self, origin: str, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(f"{origin}: {problem}" for problem in problems))
+        self.origin = origin
+        self.problems = problems
+
+
+class Invalid(VulcanizedError):
+    """A document (app config, activation, manifest) cannot be used. `where` names its place."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+
+class SourceError(VulcanizedError):
+    """A source cannot be read. The last known state stays in effect."""
+
+    exit_code = 3
+
+
+class Unreachable(SourceError):
+    """No answer in time, refused, cut off, or a server that says "not now" (429, 5xx).
+
+    `retry_after`: seconds that the server asked for, else None.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Expired(SourceError):
+    """The place in the stream is lost (410 Gone, compacted): list again."""
+
+
+class Refused(SourceError):
+    """Authentication or authorisation failed: names what must be granted."""
+
+
+# --- targets ----------------------------------------------------------------------------------
+
+
+class TargetError(VulcanizedError):
+    """An apply failed. `restored`: the proxy runs, and its files say, what they did before."""
+
+    restored = True
+
+
+class Rejected(TargetError):
+    """The proxy's own check refused the candidate. Nothing was swapped in."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class ReloadFailed(TargetError):
+    """The proxy did not confirm the reload in time or said it failed."""
+
+    def __init__(self, message: str, *, restored: bool) -> None:
+        super().__init__(message)
+        self.restored = restored
+
+
+class ProxyUnreachable(TargetError):
+    """The proxy, its socket or its program is not there or does not answer."""
+
+    exit_code = 3
+
+
+class TemplateFailed(TargetError):
+    """A template is missing, does not parse, or uses an undefined name."""
+
+
+class DirectoryLocked(TargetError):
+    """Another daemon manages this directory."""
+
+    exit_code = 2

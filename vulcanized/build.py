@@ -1,0 +1,331 @@
+"""One app's observed parts -> its desired part and its problems. Pure.
+
+Two steps, because routes are claimed across apps in between (`claims.py`):
+`configure` decides which app config is in effect, `build` places pods, versions and the
+activation under it. Both give the same answer for the same input, whatever came before, but for
+`Remembered`: what was last accepted goes on when what is written now is refused or held.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from calendar import timegm
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import strptime
+
+from vulcanized.appconfig import AppSpec, activation_text, parse_activation, parse_app_config
+from vulcanized.errors import Invalid
+from vulcanized.model import (
+    ANY_VERSION,
+    AppId,
+    Backend,
+    Built,
+    Controller,
+    DesiredApp,
+    Document,
+    Endpoint,
+    Observed,
+    Pod,
+    Problem,
+    Remembered,
+    Route,
+    Server,
+    ServerState,
+    Share,
+)
+
+HEALTH_PORT_NAME = "healthcheck"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """Which app config holds. `spec` None: the app has none that can be used.
+
+    `document` is the one in effect, `quarantined`: the written one was refused. `order` sorts the
+    claims on a route: the older config first, then the app's name.
+    """
+
+    spec: AppSpec | None = None
+    document: Document | None = None
+    quarantined: bool = False
+    problems: tuple[Problem, ...] = ()
+    order: tuple[int, AppId] = (0, AppId("", ""))
+
+
+def configure(
+    observed: Observed, remembered: Remembered, previous: Configured | None = None
+) -> Configured:
+    """Choose and parse the app config: the store's, else the newest controller's annotation.
+
+    A refused document leaves the remembered one in effect. `previous` spares parsing again what
+    has not changed.
+    """
+    written = _written(observed)
+    if written is None:
+        return Configured()
+    if previous is not None and not previous.quarantined and previous.document == written:
+        return previous
+    try:
+        spec = parse_app_config(written.text, written.origin)
+        return Configured(spec, written, order=(written.created, observed.app))
+    except Invalid as error:
+        kept = _remembered_spec(remembered, previous)
+        consequence = "its last good config stays in effect" if kept else "the app has no config"
+        problem = Problem(
+            observed.app, "config_invalid", f"{error.reason}; {consequence}", error.where
+        )
+    if kept is None or remembered.config is None:
+        return Configured(quarantined=True, problems=(problem,))
+    order = (remembered.config.created, observed.app)
+    return Configured(kept, remembered.config, True, (problem,), order)
+
+
+def _written(observed: Observed) -> Document | None:
+    if observed.config is not None:
+        return observed.config
+    annotated = [controller for controller in observed.controllers if controller.config is not None]
+    if not annotated:
+        return None
+    newest = max(annotated, key=lambda controller: (controller.created, controller.name))
+    origin = f"annotation vulcanized.io/config of {newest.kind} {newest.namespace}/{newest.name}"
+    return Document(newest.config or "", origin, _epoch(newest.created))
+
+
+def _epoch(created: str) -> int:
+    try:
+        return timegm(strptime(created[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return 0
+
+
+def _remembered_spec(remembered: Remembered, previous: Configured | None) -> AppSpec | None:
+    if remembered.config is None:
+        return None
+    if previous is not None and previous.document == remembered.config:
+        return previous.spec
+    try:
+        return parse_app_config(remembered.config.text, remembered.config.origin)
+    except Invalid:
+        # Accepted by an older release whose schema was wider.
+        return None
+
+
+def build(
+    observed: Observed,
+    configured: Configured,
+    remembered: Remembered,
+    taken: Iterable[tuple[Route, AppId]] = (),
+) -> Built:
+    """What this app should be on every target.
+
+    `taken`: routes of this app that an earlier claimant owns, with their owners.
+    """
+    app = observed.app
+    problems = list(configured.problems)
+    versions = _versions(observed)
+    wanted = observed.activation.text.strip() if observed.activation else ""
+    spec = configured.spec
+    if spec is None:
+        return Built(
+            app,
+            None,
+            tuple(problems),
+            wanted=wanted[:200],
+            quarantined=configured.quarantined,
+            remember=remembered,
+            versions=versions,
+        )
+
+    placed = _place(observed, spec, problems)
+    ready = {
+        version
+        for version, servers in placed.items()
+        if any(server.state is ServerState.READY for server in servers)
+    }
+    split, held, activation = _activate(observed, remembered, ready, problems)
+
+    lost = dict(taken)
+    for route, owner in sorted(lost.items()):
+        problems.append(
+            Problem(
+                app,
+                "route_taken",
+                f"{route.host}{route.path} ({route.kind}) belongs to {owner}, whose config is "
+                "older: remove it from one of the two",
+                configured.document.origin if configured.document else "",
+            )
+        )
+    if not spec.routes:
+        problems.append(
+            Problem(
+                app,
+                "no_hosts",
+                'hosts is empty, so nothing can reach it: name a host, or "*" for any',
+                configured.document.origin if configured.document else "",
+            )
+        )
+
+    if split is None:
+        backends: tuple[Backend, ...] = (Backend(ANY_VERSION, _sorted(_all(placed))),)
+        split = (Share(ANY_VERSION, 1),)
+    else:
+        named = {share.version for share in split}
+        backends = tuple(
+            Backend(version, _sorted(placed.get(version, ())))
+            for version in sorted(named | set(versions))
+        )
+        # A version of a weighted activation that has lost all its pods gives its share to the
+        # others; when none has any, the split stands as it is and answers 503.
+        split = tuple(share for share in split if share.version in ready) or split
+    if not any(_has_ready(backend, split) for backend in backends):
+        problems.append(
+            Problem(
+                app,
+                "no_servers",
+                f"no ready pod of {_names(split)}: requests are answered with 503",
+            )
+        )
+    desired = DesiredApp(
+        app=app,
+        routes=tuple(route for route in spec.routes if route not in lost),
+        split=split,
+        backends=backends,
+        policies=spec.policies,
+        maintenance=spec.maintenance,
+        features=spec.features,
+    )
+    return Built(
+        app,
+        desired if desired.routes else None,
+        tuple(problems),
+        wanted=wanted[:200],
+        held=held,
+        quarantined=configured.quarantined,
+        remember=Remembered(configured.document, activation),
+        versions=versions,
+    )
+
+
+def _versions(observed: Observed) -> tuple[str, ...]:
+    """Versions that have pods or want some. A controller scaled to 0 without pods is history."""
+    pods = {pod.version for pod in observed.pods if not pod.finished}
+    controllers = {
+        controller.version
+        for controller in observed.controllers
+        if controller.desired > 0 and controller.version
+    }
+    return tuple(sorted(pods | controllers))
+
+
+def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[str, list[Server]]:
+    """Pods -> servers by version. Ready pods take traffic, terminating ones drain."""
+    placed: dict[str, list[Server]] = {}
+    without: list[Pod] = []
+    for pod in observed.pods:
+        if pod.finished or not pod.ip or not (pod.ready or pod.terminating):
+            continue
+        port = _port(pod, spec.port)
+        if port is None:
+            without.append(pod)
+            continue
+        state = ServerState.DRAIN if pod.terminating else ServerState.READY
+        server = Server(_server_name(pod, port), Endpoint(pod.ip, port), state)
+        placed.setdefault(pod.version, []).append(server)
+    if without:
+        wanted = "any container port" if spec.port is None else f"a container port {spec.port!r}"
+        problems.append(
+            Problem(
+                observed.app,
+                "no_port",
+                f"{len(without)} of its pods ({without[0].name}, ...) lack {wanted}: declare it in "
+                "the pod, or give its number as `port` in the app config",
+            )
+        )
+    return placed
+
+
+def _port(pod: Pod, wanted: int | str | None) -> int | None:
+    if isinstance(wanted, int):
+        return wanted
+    if isinstance(wanted, str):
+        return next((port.number for port in pod.ports if port.name == wanted), None)
+    return next((port.number for port in pod.ports if port.name != HEALTH_PORT_NAME), None)
+
+
+def _server_name(pod: Pod, port: int) -> str:
+    """The pod's name for people, and a mark that changes with its uid, address or port."""
+    mark = zlib.crc32(f"{pod.uid} {pod.ip} {port}".encode())
+    return f"{_NOT_IN_A_NAME.sub('_', pod.name)[:80]}-{mark:08x}"
+
+
+def _activate(
+    observed: Observed, remembered: Remembered, ready: set[str], problems: list[Problem]
+) -> tuple[tuple[Share, ...] | None, bool, str]:
+    """The split in effect (None: every version), whether the wanted one is held, what to remember.
+
+    An activation is accepted once every version it names has a ready server; one that is already
+    in effect stays so when they go.
+    """
+    document = observed.activation
+    if document is None:
+        return None, False, ""
+    try:
+        shares = parse_activation(document.text, document.origin)
+    except Invalid as error:
+        kept = _last_good(remembered)
+        problems.append(
+            Problem(
+                observed.app,
+                "activation_invalid",
+                f"{error.reason}; {_names(kept)} stays in effect",
+                error.where,
+            )
+        )
+        return kept, True, remembered.activation
+    text = activation_text(shares)
+    missing = [share.version for share in shares if share.version not in ready]
+    if not missing or text == remembered.activation:
+        return shares, False, text
+    kept = _last_good(remembered)
+    problems.append(
+        Problem(
+            observed.app,
+            "activation_held",
+            f"version {', '.join(missing)} has no ready pod, so {_names(kept)} stays in effect "
+            "until it has: check the version's name and its pods",
+            document.origin,
+        )
+    )
+    return kept, True, remembered.activation
+
+
+def _last_good(remembered: Remembered) -> tuple[Share, ...] | None:
+    if not remembered.activation:
+        return None
+    try:
+        return parse_activation(remembered.activation, "memory")
+    except Invalid:
+        return None
+
+
+def _names(split: tuple[Share, ...] | None) -> str:
+    if split is None or split[0].version == ANY_VERSION:
+        return "every version"
+    return "version " + ", ".join(share.version for share in split)
+
+
+def _all(placed: dict[str, list[Server]]) -> list[Server]:
+    return [server for servers in placed.values() for server in servers]
+
+
+def _sorted(servers: Iterable[Server]) -> tuple[Server, ...]:
+    return tuple(sorted(servers, key=lambda server: server.name))
+
+
+def _has_ready(backend: Backend, split: tuple[Share, ...]) -> bool:
+    return any(share.version == backend.version for share in split) and any(
+        server.state is ServerState.READY for server in backend.servers
+    )

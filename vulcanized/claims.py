@@ -1,0 +1,66 @@
+"""Who owns a route: of all apps that name it, the one whose config is the oldest.
+
+The answer depends only on the claims that stand, never on the order in which they came, so a fresh
+start reaches the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vulcanized.model import AppId, Route
+
+Order = tuple[int, AppId]
+
+
+class Claims:
+    """Claims on routes by app. Not thread-safe: the reconciler's own."""
+
+    def __init__(self) -> None:
+        self._by_route: dict[Route, dict[AppId, Order]] = {}
+        self._by_app: dict[AppId, tuple[Order, frozenset[Route]]] = {}
+
+    def claim(self, app: AppId, routes: Iterable[Route], order: Order) -> set[AppId]:
+        """Replace all claims of an app; no routes: it has none.
+
+        Returns the other apps that gained or lost a route by it and must be built again. Work is
+        proportional to the app's own routes.
+        """
+        wanted = frozenset(routes)
+        old_order, held = self._by_app.get(app, (order, frozenset()))
+        if held == wanted and old_order == order:
+            return set()
+        before = {route: self.owner(route) for route in held | wanted}
+        for route in held - wanted:
+            self._drop(route, app)
+        for route in wanted:
+            self._by_route.setdefault(route, {})[app] = order
+        if wanted:
+            self._by_app[app] = (order, wanted)
+        else:
+            self._by_app.pop(app, None)
+        touched: set[AppId] = set()
+        for route, owner in before.items():
+            now = self.owner(route)
+            if owner != now:
+                touched |= {other for other in (owner, now) if other is not None}
+        return touched - {app}
+
+    def owner(self, route: Route) -> AppId | None:
+        """The app that answers this route, None when nobody claims it."""
+        claims = self._by_route.get(route)
+        if not claims:
+            return None
+        return next(iter(claims)) if len(claims) == 1 else min(claims, key=claims.__getitem__)
+
+    def taken(self, app: AppId) -> list[tuple[Route, AppId]]:
+        """The routes that this app claims and another owns, each with its owner."""
+        _, routes = self._by_app.get(app, ((0, app), frozenset()))
+        owners = ((route, self.owner(route)) for route in routes)
+        return [(route, owner) for route, owner in owners if owner is not None and owner != app]
+
+    def _drop(self, route: Route, app: AppId) -> None:
+        claims = self._by_route[route]
+        del claims[app]
+        if not claims:
+            del self._by_route[route]

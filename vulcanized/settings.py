@@ -1,0 +1,487 @@
+"""The settings: one TOML file, the environment over it, and every mistake told at once.
+
+`VULCANIZED_ETCD__PREFIX` stands for `prefix` in `[etcd]`, `VULCANIZED_TARGETS__0__DIRECTORY` for
+`directory` in the first `[[targets]]`. Where a list is wanted, the environment takes JSON or a
+comma-separated text. Relative paths are relative to the folder of the settings file.
+
+`Settings.load` is the one way in; what it returns is frozen, checked and has absolute paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from vulcanized.errors import SettingsError
+from vulcanized.model import Endpoint
+from vulcanized.settings_problems import describe
+
+DEFAULT_PATH: Final = Path("/etc/vulcanized/vulcanized.toml")
+ENVIRONMENT_PREFIX: Final = "VULCANIZED_"
+_DELIMITER: Final = "__"
+
+# sun_path holds 108 bytes with its closing zero (unix(7)). HAProxy binds `<path>.<pid>.tmp` first
+# and renames it, and a pid has up to 7 digits (2.6 itself counts with five: "too long (max 97)").
+_LONGEST_SOCKET: Final = 107
+_LONGEST_HAPROXY_SOCKET: Final = _LONGEST_SOCKET - len(".4194304.tmp")
+
+_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_NAME: Final = re.compile(
+    r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+
+
+# --- the types of single values ---------------------------------------------------------------
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path.cwd())
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a zero byte")
+    return Path(os.path.normpath(base / path.expanduser()))
+
+
+def _nothing(value: object) -> object:
+    return None if value == "" else value
+
+
+def _listed(value: object) -> object:
+    """A list as the environment can carry it: JSON, or texts with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"is not a JSON list ({error})") from None
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _address(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'must be an address in quotes, such as "0.0.0.0:80", not {value!r:.60}')
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError(
+            f'{value!r} has no port from 1 to 65535; write it as "0.0.0.0:80", "[::]:80" or ":80"'
+        )
+    try:
+        if host in ("", "*"):
+            host = "*"
+        elif host.startswith("[") and host.endswith("]"):
+            host = str(IPv6Address(host[1:-1]))
+        else:
+            host = str(IPv4Address(host))
+    except ValueError:
+        raise ValueError(
+            f"{value!r} does not start with an address; "
+            'write an IPv4 address, an IPv6 address in brackets, or "*" for all'
+        ) from None
+    return Endpoint(host, int(port))
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _endpoint_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        port = url.port or 2379
+    except ValueError:
+        raise ValueError(f'{value!r} is not a URL; write "https://10.0.0.1:2379"') from None
+    if url.username is not None:
+        raise ValueError("holds a user name; use username and password_file instead")
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/"):
+        raise ValueError(f'{value!r} is not of the form "https://10.0.0.1:2379"')
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}:{port}"
+
+
+def _prefix(value: str) -> str:
+    stripped = value.rstrip("/")
+    if not stripped.startswith("/") or "//" in stripped:
+        raise ValueError(f'{value!r} is no prefix; write it as "/vulcanized"')
+    return stripped
+
+
+T = TypeVar("T")
+Location = Annotated[Path, AfterValidator(_absolute)]
+MaybeLocation = Annotated[Location | None, BeforeValidator(_nothing)]
+MaybeText = Annotated[str | None, BeforeValidator(_nothing)]
+Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+Address = Annotated[Endpoint, PlainValidator(_address)]
+Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
+Namespace = Annotated[str, _matching(_DNS_LABEL, "a Kubernetes namespace")]
+LabelName = Annotated[str, _matching(_LABEL_NAME, "the name of a Kubernetes label")]
+PlainName = Annotated[
+    str, _matching(_PLAIN_NAME, "a name of letters, digits, dots, dashes and underscores")
+]
+
+
+# --- the sections -----------------------------------------------------------------------------
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class KubernetesSettings(_Section):
+    """A live cluster. No `kubeconfig`: in-cluster first, then the user's own kubeconfig."""
+
+    kubeconfig: MaybeLocation = None
+    context: str = ""
+    namespaces: Listed[Namespace] = ()
+    selector: str = ""
+    app_label: LabelName = "app"
+    version_label: LabelName = "version"
+
+
+class EtcdSettings(_Section):
+    """A live etcd. `endpoints` are `scheme://host:port`, all of one scheme; no trailing slash."""
+
+    endpoints: Annotated[
+        tuple[Annotated[str, AfterValidator(_endpoint_url)], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ] = ("http://127.0.0.1:2379",)
+    prefix: Annotated[str, AfterValidator(_prefix)] = "/vulcanized"
+    ca: MaybeLocation = None
+    cert: MaybeLocation = None
+    key: MaybeLocation = None
+    username: MaybeText = None
+    password_file: MaybeLocation = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        schemes = {endpoint.partition(":")[0] for endpoint in self.endpoints}
+        if len(schemes) > 1:
+            raise ValueError("endpoints mix http and https; use one of them for all")
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together; give both or neither")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file go together; give both or neither")
+        if schemes == {"http"} and (self.ca or self.cert):
+            raise ValueError("ca, cert and key need endpoints that start with https://")
+        return self
+
+
+class DirectorySettings(_Section):
+    """The embedded default. A side that a live section serves is None here."""
+
+    manifests: MaybeLocation = None
+    store: MaybeLocation = None
+
+
+class SyncSettings(_Section):
+    """`state` keeps the last good configs over a restart; read it as `Settings.state`."""
+
+    hold_off: Seconds = 0.05
+    ceiling: Seconds = 0.5
+    resync: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 300.0
+    state: MaybeLocation = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.ceiling < self.hold_off:
+            raise ValueError(
+                f"ceiling ({self.ceiling:g} s) is below hold_off ({self.hold_off:g} s); raise it"
+            )
+        return self
+
+
+class GuardSettings(_Section):
+    """`max_removed`: share (0 to 1) of servers that one relist may remove unconfirmed."""
+
+    max_removed: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class HaproxySettings(_Section):
+    """An HAProxy that follows. `listen` addresses are IP literals, `*` for all of IPv4.
+
+    `master_socket` is `<directory>/master.sock` unless it is set.
+    """
+
+    kind: Literal["haproxy"] = "haproxy"
+    name: PlainName = "haproxy"
+    directory: Location
+    listen: Listed[Address] = ()
+    listen_tls: Listed[Address] = ()
+    master_socket: Location
+    start: bool = False
+    templates: MaybeLocation = None
+    strict: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _socket(cls, target: object) -> object:
+        if not isinstance(target, dict) or target.get("master_socket"):
+            return target
+        return {**target, "master_socket": f"{target.get('directory', '')}/master.sock"}
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        listens = self.listen + self.listen_tls
+        if not listens:
+            raise ValueError('needs an address to listen on; write listen = ["0.0.0.0:80"]')
+        if twice := sorted({str(one) for one in listens if listens.count(one) > 1}):
+            raise ValueError(f"listens twice on {', '.join(twice)}; name each address once")
+        length = len(os.fsencode(self.master_socket))
+        if length > _LONGEST_HAPROXY_SOCKET:
+            raise ValueError(
+                f"master_socket {self.master_socket} has {length} bytes, and HAProxy can bind a"
+                f" Unix socket path of {_LONGEST_HAPROXY_SOCKET} at most; set a shorter"
+                " master_socket or directory"
+            )
+        return self
+
+
+def _kind(target: object) -> object:
+    return target.get("kind") if isinstance(target, dict) else getattr(target, "kind", None)
+
+
+# One more target is one more line here: `| Annotated[NginxSettings, Tag("nginx")]`.
+TargetSettings = Annotated[
+    Annotated[HaproxySettings, Tag("haproxy")],
+    Discriminator(_kind),
+]
+
+
+def _apart(targets: tuple[HaproxySettings, ...]) -> tuple[HaproxySettings, ...]:
+    for index, target in enumerate(targets):
+        for other in targets[:index]:
+            if target.name == other.name:
+                raise ValueError(f"two are named {target.name!r}; give each a name of its own")
+            if target.directory == other.directory:
+                raise ValueError(
+                    f"{other.name!r} and {target.name!r} share the directory {target.directory};"
+                    " give each its own"
+                )
+    return targets
+
+
+class AdminSettings(_Section):
+    """Where `/metrics`, `/healthz`, `/readyz` and `/status` are served."""
+
+    listen: Address = Endpoint("127.0.0.1", 9642)
+
+
+class LogSettings(_Section):
+    """`auto`: console on a terminal, else one JSON object a line."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DeployerSettings(_Section):
+    """The section of `vulcanized-deployer`; times in seconds, `keep_previous` 0: not at all."""
+
+    listen: Address = Endpoint("127.0.0.1", 9643)
+    tokens: MaybeLocation = None
+    ready_timeout: Seconds = 300.0
+    health_timeout: Seconds = 60.0
+    switch_timeout: Seconds = 30.0
+    drain_timeout: Seconds = 60.0
+    keep_previous: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
+
+
+class Settings(_Section):
+    """All settings. Each side has one source: `kubernetes` or `directory.manifests` for the
+    cluster, `etcd` or `directory.store` for the store. `targets` holds one at least.
+    """
+
+    instance: PlainName = Field(default_factory=socket.gethostname)
+    kubernetes: KubernetesSettings | None = None
+    etcd: EtcdSettings | None = None
+    directory: DirectorySettings | None = None
+    sync: SyncSettings = SyncSettings()
+    guard: GuardSettings = GuardSettings()
+    targets: Annotated[
+        tuple[TargetSettings, ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+        AfterValidator(_apart),
+    ]
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
+    deployer: DeployerSettings | None = None
+
+    @property
+    def state(self) -> Path:
+        """The directory that remembers the last good configs over a restart."""
+        return self.sync.state or self.targets[0].directory / "state"
+
+    @classmethod
+    def load(cls, path: Path | None, environ: Mapping[str, str]) -> Self:
+        """Read the settings file and the environment.
+
+        `path` None: `$VULCANIZED_CONFIG`, else /etc/vulcanized/vulcanized.toml, which may be absent
+        when the environment alone says enough. Raises SettingsError with every problem found.
+        """
+        named = path or (Path(configured) if (configured := environ.get(_CONFIG)) else None)
+        origin = named or DEFAULT_PATH
+        overrides = _from_environment(environ)
+        written, base, shown = _read(origin), origin.absolute().parent, str(origin)
+        if written is None and (named or not overrides):
+            missing = "there is no such file; write it, or name another with --config FILE"
+            raise SettingsError(shown, (missing,))
+        if written is None:
+            written, base, shown = {}, Path.cwd(), "environment"
+        raw = _merged(written, overrides)
+        problems = [*_unknown_variables(environ), *_choose_sides(raw)]
+        if state := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
+            # systemd.exec(5): a colon-separated list of what StateDirectory= made.
+            sync = raw.setdefault("sync", {})
+            if isinstance(sync, dict) and not sync.get("state"):
+                sync["state"] = state
+        try:
+            settings = cls.model_validate(raw, context={"base": base})
+        except ValidationError as error:
+            problems += describe(error, cls, _variables(environ))
+        if problems:
+            raise SettingsError(shown, tuple(problems))
+        return settings
+
+
+_CONFIG: Final = "VULCANIZED_CONFIG"
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The tables of the file, None when there is no such file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); mend its path or its permissions"
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).partition(" (at ")
+        reason = f"{place.rstrip(')') or 'end of document'}: is not TOML: {what}"
+    raise SettingsError(str(path), (reason,))
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic-settings' reading of nested variables, from an environment that is handed in."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        # Only the fields of the class are looked at; reading os.environ on its own, as a
+        # BaseSettings does, is what must not happen here.
+        super().__init__(
+            cast("type[BaseSettings]", Settings),
+            env_prefix=ENVIRONMENT_PREFIX,
+            env_nested_delimiter=_DELIMITER,
+        )
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """JSON objects are decoded; lists are left to the field, which says what is wrong."""
+        try:
+            return json.loads(value) if value.lstrip().startswith("{") else value
+        except ValueError:
+            return value
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    return dict(_Environment(environ)())
+
+
+def _variables(environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Our variables by the path of what they set: ("etcd", "prefix") -> its name."""
+    return {
+        tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split(_DELIMITER)): name
+        for name in environ
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+    }
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables that set a key of a section that does not exist.
+
+    Others are let through: Kubernetes gives every pod beside a Service called `vulcanized`
+    VULCANIZED_PORT, VULCANIZED_SERVICE_HOST and more.
+    """
+    return [
+        f"environment {name}: there is no section [{path[0]}]; "
+        f"sections are {', '.join(f for f in Settings.model_fields if f != 'instance')}"
+        for path, name in _variables(environ).items()
+        if len(path) > 1 and path[0] and path[0] not in Settings.model_fields
+    ]
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: tables key by key, lists by index where `above` names indexes."""
+    if isinstance(below, list) and isinstance(above, dict):
+        indexes = [*map(str, range(len(below) + 1))]
+        if all(key in indexes for key in above):
+            items = dict(zip(indexes, below, strict=False))
+            return [*_merged(items, above).values()]
+    if isinstance(below, dict) and isinstance(above, dict):
+        merged = dict(below)
+        for key, value in above.items():
+            merged[key] = _merged(below[key], value) if key in below else value
+        return merged
+    return above
+
+
+def _choose_sides(raw: dict[str, Any]) -> list[str]:
+    """Check that each side has one source, and fill in the defaults of `[directory]`."""
+    directory = raw.get("directory")
+    if directory is not None and not isinstance(directory, dict):
+        return []
+    problems = []
+    sides = (("cluster", "kubernetes", "manifests"), ("store", "etcd", "store"))
+    for side, live, key in sides:
+        if live in raw and directory and directory.get(key):
+            problems.append(
+                f"directory.{key}: [{live}] already serves the {side} side; take out one of the two"
+            )
+        elif live not in raw and directory is None:
+            problems.append(
+                f"there is no {side} side: add [{live}] for a live one,"
+                f' or [directory] with {key} = "{key}" for files'
+            )
+        elif live not in raw and directory is not None:
+            raw["directory"] = directory = {**directory, key: directory.get(key) or key}
+    if directory == {} and not problems:
+        problems.append("directory: [kubernetes] and [etcd] serve both sides; take it out")
+    return problems

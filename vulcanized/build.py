@@ -22,7 +22,6 @@ from vulcanized.model import (
     AppId,
     Backend,
     Built,
-    Controller,
     DesiredApp,
     Document,
     Endpoint,
@@ -135,7 +134,7 @@ def build(
             tuple(problems),
             wanted=wanted[:200],
             quarantined=configured.quarantined,
-            remember=remembered,
+            remember=remembered if configured.quarantined else Remembered(),
             versions=versions,
         )
 

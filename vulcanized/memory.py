@@ -1,0 +1,130 @@
+"""What was last accepted of each app, kept over a restart.
+
+A config that is refused or an activation that is held must not lose what was good only because the
+daemon was restarted in between. SQLite keeps it: one small upsert for each acceptance, readable
+with `sqlite3 <state>/memory.db`.
+
+Losing this file is harmless while nothing is refused or held.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from vulcanized.model import AppId, Document, Remembered
+
+log = structlog.get_logger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS remembered (
+  namespace TEXT NOT NULL,
+  app TEXT NOT NULL,
+  config TEXT,
+  origin TEXT,
+  created INTEGER,
+  activation TEXT NOT NULL,
+  PRIMARY KEY (namespace, app)
+) WITHOUT ROWID
+"""
+
+
+class SqliteMemory:
+    """`load` and `save` belong to one thread. A fault is logged, never raised: the memory only
+    matters in the rare case, and traffic must not wait for a full disk.
+
+    `read_only`: for commands that look without changing anything.
+    """
+
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        self._path = directory / "memory.db"
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self.error = ""
+
+    def load(self) -> dict[AppId, Remembered]:
+        """All that is remembered; empty when there is nothing or it cannot be read."""
+        try:
+            connection = self._open()
+            if connection is None:
+                return {}
+            rows = connection.execute(
+                "SELECT namespace, app, config, origin, created, activation FROM remembered"
+            ).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            self._failed("read", error)
+            return {}
+        return {
+            AppId(namespace, app): Remembered(
+                Document(config, origin or "", created or 0) if config is not None else None,
+                activation,
+            )
+            for namespace, app, config, origin, created, activation in rows
+        }
+
+    def save(self, changed: Mapping[AppId, Remembered]) -> None:
+        """Store the new value of these apps; one that remembers nothing is taken out."""
+        if self._read_only:
+            return
+        try:
+            connection = self._open()
+            if connection is None:
+                return
+            with connection:
+                connection.executemany(
+                    "DELETE FROM remembered WHERE namespace = ? AND app = ?",
+                    [tuple(app) for app, kept in changed.items() if kept == Remembered()],
+                )
+                connection.executemany(
+                    "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?, ?, ?)",
+                    [_row(app, kept) for app, kept in changed.items() if kept != Remembered()],
+                )
+            self.error = ""
+        except (sqlite3.Error, OSError) as error:
+            self._failed("written", error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection | None:
+        if self._connection is None:
+            if self._read_only:
+                if not self._path.exists():
+                    return None
+                return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=1.0)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
+            # A lost last second costs nothing; a wait for the disk on the way to a switch would.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute(_SCHEMA)
+        return self._connection
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.close()
+        if not self.error:
+            log.warning(
+                "memory unusable",
+                path=str(self._path),
+                reason=f"it cannot be {what} ({error}); last good configs would not survive a "
+                "restart: mend or delete the file",
+            )
+        self.error = str(error)
+
+
+def _row(app: AppId, kept: Remembered) -> tuple[str, str, str | None, str | None, int, str]:
+    config = kept.config
+    return (
+        app.namespace,
+        app.name,
+        config.text if config else None,
+        config.origin if config else None,
+        config.created if config else 0,
+        kept.activation,
+    )

@@ -1,0 +1,320 @@
+"""The reconciler: dirty apps -> configure, claim, build -> every target's Slot.
+
+One thread. It acts on nothing until every stream has spoken once; then whatever is marked dirty is
+built from the whole stores and, if the result differs from before, offered to the targets. It never
+waits for a target and never sleeps on a burst.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import structlog
+
+from vulcanized.build import Configured, build, configure
+from vulcanized.claims import Claims
+from vulcanized.model import (
+    AppId,
+    Built,
+    Change,
+    Controller,
+    DesiredApp,
+    Document,
+    Observed,
+    Pod,
+    Problem,
+    Remembered,
+    SourceState,
+)
+from vulcanized.slot import DirtyApps, Slot
+
+log = structlog.get_logger(__name__)
+
+_NOTHING = Remembered()
+
+MAX_LINES_PER_PASS = 50
+
+RESYNC_SLICE = 100
+"""Apps of a full pass that are built between two looks at the dirty set: an event waits for at
+most this many."""
+
+
+class Stream(Protocol):
+    """One followed thing, one thread. `spoken`: it has delivered a whole first state."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def spoken(self) -> bool: ...
+    def run(self, stop: threading.Event) -> None: ...
+    def state(self) -> SourceState: ...
+
+
+class Cluster(Protocol):
+    """Where pods and controllers come from. Reads are thread-safe, O(one app)."""
+
+    @property
+    def streams(self) -> Sequence[Stream]: ...
+    def pods(self, app: AppId) -> tuple[Pod, ...]: ...
+    def controllers(self, app: AppId) -> tuple[Controller, ...]: ...
+    def apps(self) -> set[AppId]: ...
+
+
+class Store(Protocol):
+    """Where app configs and activations come from. Reads are thread-safe, O(one app)."""
+
+    @property
+    def streams(self) -> Sequence[Stream]: ...
+    def config(self, app: AppId) -> Document | None: ...
+    def activation(self, app: AppId) -> Document | None: ...
+    def apps(self) -> set[AppId]: ...
+
+
+class Memory(Protocol):
+    """What outlives the process: the last accepted config and activation of each app."""
+
+    def load(self) -> dict[AppId, Remembered]: ...
+    def save(self, changed: Mapping[AppId, Remembered]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """A target as the reconciler sees it: what it can do, and the Slot it takes from."""
+
+    name: str
+    capabilities: frozenset[str]
+    strict: bool = False
+    slot: Slot = field(default_factory=Slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the reconciler knows at one moment, for status and metrics."""
+
+    generation: int
+    synced: bool
+    apps: Mapping[AppId, Built]
+    beat: float
+
+
+class Reconciler:
+    """Turns what the sources hold into changes for the targets.
+
+    Only `run` (or, without a thread, `reconcile`) changes it; `snapshot` may be called from any
+    thread.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        outlets: Sequence[Outlet],
+        dirty: DirtyApps,
+        memory: Memory,
+        *,
+        resync: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._outlets = tuple(outlets)
+        self._dirty = dirty
+        self._memory = memory
+        self._resync = resync
+        self._clock = clock
+        self._streams = (*cluster.streams, *store.streams)
+        self._claims = Claims()
+        self._configured: dict[AppId, Configured] = {}
+        self._remembered: dict[AppId, Remembered] = {}
+        self._built: dict[AppId, Built] = {}
+        self._generation = 0
+        self._synced = False
+        self._backlog: list[AppId] = []
+        self._next_resync = 0.0
+        self._beat = clock()
+        self._lock = threading.Lock()
+
+    @property
+    def synced(self) -> bool:
+        """True once the first complete state was offered to the targets."""
+        return self._synced
+
+    def snapshot(self) -> Snapshot:
+        """What is known now; a copy, so it stays as it is."""
+        with self._lock:
+            return Snapshot(self._generation, self._synced, dict(self._built), self._beat)
+
+    def run(self, stop: threading.Event) -> None:
+        """Reconcile until `stop` is set or the dirty set is closed."""
+        self._remembered = self._memory.load()
+        while not stop.is_set():
+            self._beat = self._clock()
+            taken = self._dirty.drain(0.0 if self._backlog else 1.0)
+            if taken is None:
+                return
+            if not self._synced:
+                self._start()
+            else:
+                self._pass(*taken)
+
+    def _start(self) -> None:
+        """The first pass: everything at once, and only when every stream has spoken."""
+        if not all(stream.spoken for stream in self._streams):
+            return
+        since = self._clock()
+        self._rebuild(self._known(), since, complete=True)
+        self._next_resync = self._clock() + self._resync
+        log.info("synced", apps=len(self._built), generation=self._generation)
+
+    def _pass(self, marked: Mapping[AppId, float], full: float | None) -> None:
+        now = self._clock()
+        if full is not None or now >= self._next_resync:
+            self._backlog = sorted(self._known())
+            self._next_resync = now + self._resync
+        if marked:
+            self._rebuild(marked, min(marked.values()))
+        if self._backlog:
+            slice_, self._backlog = self._backlog[:RESYNC_SLICE], self._backlog[RESYNC_SLICE:]
+            self._rebuild(slice_, now)
+
+    def _known(self) -> set[AppId]:
+        return self._cluster.apps() | self._store.apps() | self._built.keys()
+
+    def _rebuild(self, apps: Iterable[AppId], since: float, *, complete: bool = False) -> None:
+        """Build these apps and those whose routes they touch; offer what changed."""
+        observed = {app: self._observe(app) for app in apps}
+        for app in list(observed):
+            for touched in self._configure(observed[app]):
+                if touched not in observed:
+                    observed[touched] = self._observe(touched)
+        built = [self._build(parts) for parts in observed.values()]
+        changed: dict[AppId, DesiredApp | None] = {}
+        memorable: dict[AppId, Remembered] = {}
+        told: list[tuple[Built | None, Built]] = []
+        with self._lock:
+            for new in built:
+                old = self._built.get(new.app)
+                if new == old:
+                    continue
+                told.append((old, new))
+                if (old.desired if old else None) != new.desired:
+                    changed[new.app] = new.desired
+                if new.remember != self._remembered.get(new.app, _NOTHING):
+                    memorable[new.app] = new.remember
+                self._keep(new)
+            if changed or complete:
+                self._generation += 1
+            generation = self._generation
+            self._synced = self._synced or complete
+        if changed or complete:
+            for outlet in self._outlets:
+                self._offer(outlet, Change(generation, changed, complete, since))
+        # Whatever is not needed to serve comes after the targets have their change.
+        _tell(told)
+        if memorable:
+            self._memory.save(memorable)
+
+    def _configure(self, observed: Observed) -> set[AppId]:
+        """Decide the app's config and its claims; the other apps that this touches."""
+        app = observed.app
+        configured = configure(
+            observed, self._remembered.get(app, _NOTHING), self._configured.get(app)
+        )
+        self._configured[app] = configured
+        routes = configured.spec.routes if configured.spec else ()
+        return self._claims.claim(app, routes, configured.order)
+
+    def _build(self, observed: Observed) -> Built:
+        app = observed.app
+        configured = self._configured.get(app) or Configured()
+        remembered = self._remembered.get(app, _NOTHING)
+        built = build(observed, configured, remembered, self._claims.taken(app))
+        incapable = self._incapable(built)
+        return replace(built, problems=built.problems + incapable) if incapable else built
+
+    def _observe(self, app: AppId) -> Observed:
+        return Observed(
+            app,
+            self._cluster.pods(app),
+            self._cluster.controllers(app),
+            self._store.config(app),
+            self._store.activation(app),
+        )
+
+    def _incapable(self, built: Built) -> tuple[Problem, ...]:
+        """What a target cannot put into effect is said, per target, never ignored in silence."""
+        if built.desired is None:
+            return ()
+        problems = []
+        for outlet in self._outlets:
+            missing = sorted(built.desired.features - outlet.capabilities)
+            if not missing:
+                continue
+            consequence = (
+                "the app is refused there, since it is strict"
+                if outlet.strict
+                else "it is routed without"
+            )
+            problems.append(
+                Problem(
+                    built.app,
+                    "not_in_effect",
+                    f"{', '.join(missing)}: not in effect on target {outlet.name}; {consequence}",
+                    target=outlet.name,
+                )
+            )
+        return tuple(problems)
+
+    def _offer(self, outlet: Outlet, change: Change) -> None:
+        if outlet.strict:
+            accepted = {
+                app: desired
+                for app, desired in change.apps.items()
+                if desired is None or desired.features <= outlet.capabilities
+            }
+            change = replace(change, apps=accepted)
+        outlet.slot.offer(change)
+
+    def _keep(self, new: Built) -> None:
+        if new.desired is None and not (new.versions or new.problems or new.wanted):
+            # Nothing mentions it any more: forget it, or memory would grow with every name seen.
+            self._built.pop(new.app, None)
+            self._configured.pop(new.app, None)
+        else:
+            self._built[new.app] = new
+        if new.remember == _NOTHING:
+            self._remembered.pop(new.app, None)
+        else:
+            self._remembered[new.app] = new.remember
+
+
+def _tell(changes: Sequence[tuple[Built | None, Built]]) -> None:
+    """One line for each decision that a person may wonder about, bounded for a full pass."""
+    lines = 0
+    for old, new in changes:
+        before = set(old.problems) if old else set()
+        fresh = [problem for problem in new.problems if problem not in before]
+        mended = {problem.code for problem in before} - {problem.code for problem in new.problems}
+        split = new.desired.split if new.desired else ()
+        switched = old is not None and (old.desired.split if old.desired else ()) != split
+        lines += len(fresh) + len(mended) + switched
+        if lines > MAX_LINES_PER_PASS:
+            log.warning("more changes than are worth a line each: see status", apps=len(changes))
+            return
+        if switched:
+            shares = ", ".join(f"{share.version}={share.weight}" for share in split)
+            log.info("switched", app=str(new.app), split=shares or "none")
+        for problem in fresh:
+            log.warning(
+                "problem",
+                app=str(new.app),
+                code=problem.code,
+                where=problem.where,
+                reason=problem.message,
+            )
+        for code in sorted(mended):
+            log.info("mended", app=str(new.app), code=code)

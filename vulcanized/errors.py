@@ -57,8 +57,31 @@ class Expired(SourceError):
     """The place in the stream is lost (410 Gone, compacted): list again."""
 
 
+class Rewound(Expired):
+    """The server's history is shorter than what we saw of it: wiped, or restored from a backup."""
+
+
 class Refused(SourceError):
     """Authentication or authorisation failed: names what must be granted."""
+
+
+# --- writes to etcd ---------------------------------------------------------------------------
+
+
+class Uncertain(Unreachable):
+    """A write got no answer: it may have been made. Read before writing again."""
+
+
+class Conflict(VulcanizedError):
+    """A conditional write was not made: `keys` are not as the writer thought. Read them again."""
+
+    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+class LeaseLost(VulcanizedError):
+    """A lease ran out, or what it held is another's by now: stop writing."""
 
 
 # --- targets ----------------------------------------------------------------------------------

@@ -130,6 +130,6 @@ def _general_name(host: str) -> x509.GeneralName:
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
+        serialization.PrivateFormat.TraditionalOpenSSL,  # Kubernetes reads no EC key in PKCS 8
         serialization.NoEncryption(),
     )

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +24,8 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PlainValidator,
     Tag,
     ValidationError,
-    ValidationInfo,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -39,6 +34,20 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from vulcanized.errors import SettingsError
 from vulcanized.model import Endpoint
 from vulcanized.settings_problems import describe
+from vulcanized.settings_types import (
+    Address,
+    EtcdPrefix,
+    EtcdUrl,
+    LabelName,
+    Listed,
+    Location,
+    MaybeLocation,
+    MaybeText,
+    Namespace,
+    PlainName,
+    Seconds,
+    listed,
+)
 
 DEFAULT_PATH: Final = Path("/etc/vulcanized/vulcanized.toml")
 ENVIRONMENT_PREFIX: Final = "VULCANIZED_"
@@ -48,107 +57,6 @@ _DELIMITER: Final = "__"
 # and renames it, and a pid has up to 7 digits (2.6 itself counts with five: "too long (max 97)").
 _LONGEST_SOCKET: Final = 107
 _LONGEST_HAPROXY_SOCKET: Final = _LONGEST_SOCKET - len(".4194304.tmp")
-
-_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_LABEL_NAME: Final = re.compile(
-    r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-)
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-
-
-# --- the types of single values ---------------------------------------------------------------
-
-
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base", Path.cwd())
-    if "\0" in str(path):
-        raise ValueError("a path cannot hold a zero byte")
-    return Path(os.path.normpath(base / path.expanduser()))
-
-
-def _nothing(value: object) -> object:
-    return None if value == "" else value
-
-
-def _listed(value: object) -> object:
-    """A list as the environment can carry it: JSON, or texts with commas between them."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"is not a JSON list ({error})") from None
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _address(value: object) -> Endpoint:
-    if isinstance(value, Endpoint):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f'must be an address in quotes, such as "0.0.0.0:80", not {value!r:.60}')
-    host, colon, port = value.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError(
-            f'{value!r} has no port from 1 to 65535; write it as "0.0.0.0:80", "[::]:80" or ":80"'
-        )
-    try:
-        if host in ("", "*"):
-            host = "*"
-        elif host.startswith("[") and host.endswith("]"):
-            host = str(IPv6Address(host[1:-1]))
-        else:
-            host = str(IPv4Address(host))
-    except ValueError:
-        raise ValueError(
-            f"{value!r} does not start with an address; "
-            'write an IPv4 address, an IPv6 address in brackets, or "*" for all'
-        ) from None
-    return Endpoint(host, int(port))
-
-
-def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not pattern.fullmatch(value):
-            raise ValueError(f"{value!r} is not {what}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _endpoint_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        port = url.port or 2379
-    except ValueError:
-        raise ValueError(f'{value!r} is not a URL; write "https://10.0.0.1:2379"') from None
-    if url.username is not None:
-        raise ValueError("holds a user name; use username and password_file instead")
-    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/"):
-        raise ValueError(f'{value!r} is not of the form "https://10.0.0.1:2379"')
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return f"{url.scheme}://{host}:{port}"
-
-
-def _prefix(value: str) -> str:
-    stripped = value.rstrip("/")
-    if not stripped.startswith("/") or "//" in stripped:
-        raise ValueError(f'{value!r} is no prefix; write it as "/vulcanized"')
-    return stripped
-
-
-T = TypeVar("T")
-Location = Annotated[Path, AfterValidator(_absolute)]
-MaybeLocation = Annotated[Location | None, BeforeValidator(_nothing)]
-MaybeText = Annotated[str | None, BeforeValidator(_nothing)]
-Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
-Address = Annotated[Endpoint, PlainValidator(_address)]
-Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
-Namespace = Annotated[str, _matching(_DNS_LABEL, "a Kubernetes namespace")]
-LabelName = Annotated[str, _matching(_LABEL_NAME, "the name of a Kubernetes label")]
-PlainName = Annotated[
-    str, _matching(_PLAIN_NAME, "a name of letters, digits, dots, dashes and underscores")
-]
 
 
 # --- the sections -----------------------------------------------------------------------------
@@ -172,12 +80,8 @@ class KubernetesSettings(_Section):
 class EtcdSettings(_Section):
     """A live etcd. `endpoints` are `scheme://host:port`, all of one scheme; no trailing slash."""
 
-    endpoints: Annotated[
-        tuple[Annotated[str, AfterValidator(_endpoint_url)], ...],
-        BeforeValidator(_listed),
-        Field(min_length=1),
-    ] = ("http://127.0.0.1:2379",)
-    prefix: Annotated[str, AfterValidator(_prefix)] = "/vulcanized"
+    endpoints: Annotated[Listed[EtcdUrl], Field(min_length=1)] = ("http://127.0.0.1:2379",)
+    prefix: EtcdPrefix = "/vulcanized"
     ca: MaybeLocation = None
     cert: MaybeLocation = None
     key: MaybeLocation = None
@@ -322,7 +226,7 @@ class Settings(_Section):
     cluster, `etcd` or `directory.store` for the store. `targets` holds one at least.
     """
 
-    instance: PlainName = Field(default_factory=socket.gethostname)
+    instance: PlainName = Field(default_factory=lambda: socket.gethostname())
     kubernetes: KubernetesSettings | None = None
     etcd: EtcdSettings | None = None
     directory: DirectorySettings | None = None
@@ -330,7 +234,7 @@ class Settings(_Section):
     guard: GuardSettings = GuardSettings()
     targets: Annotated[
         tuple[TargetSettings, ...],
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
         Field(min_length=1),
         AfterValidator(_apart),
     ]
@@ -449,12 +353,9 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _merged(below: Any, above: Any) -> Any:
-    """`above` laid over `below`: tables key by key, lists by index where `above` names indexes."""
+    """`above` laid over `below`: tables key by key, lists entry by entry."""
     if isinstance(below, list) and isinstance(above, dict):
-        indexes = [*map(str, range(len(below) + 1))]
-        if all(key in indexes for key in above):
-            items = dict(zip(indexes, below, strict=False))
-            return [*_merged(items, above).values()]
+        below = {str(index): item for index, item in enumerate(below)}
     if isinstance(below, dict) and isinstance(above, dict):
         merged = dict(below)
         for key, value in above.items():

@@ -226,7 +226,7 @@ class Settings(_Section):
     cluster, `etcd` or `directory.store` for the store. `targets` holds one at least.
     """
 
-    instance: PlainName = Field(default_factory=lambda: socket.gethostname())
+    instance: PlainName = Field(default_factory=socket.gethostname)
     kubernetes: KubernetesSettings | None = None
     etcd: EtcdSettings | None = None
     directory: DirectorySettings | None = None

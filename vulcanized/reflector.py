@@ -1,0 +1,440 @@
+"""List, watch, resume, back off: keep a store equal to a remote one.
+
+The rules, as client-go's `tools/cache/reflector.go` has them and with its reasons:
+
+* Only a completed list or a DELETED event removes a record. A failure never does: while the server
+  is away the last known state stays.
+* A version is an opaque text: handed back, never compared.
+* A broken stream is resumed from the last version seen. Only a lost place (410, Expired, a version
+  that the server has not reached) leads to a new list; the place is lost for good then.
+* Every failure waits: longer each time, never less than the server asks, and never on anything but
+  the stop event.
+* An object that cannot be read costs itself. It is skipped, and a list later is asked about it.
+
+Nothing here knows HTTP: `Transport` gives bytes and raises `errors.SourceError`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+import structlog
+
+from vulcanized.errors import Expired, Invalid, SourceError, Unreachable
+from vulcanized.listwatch import Codec, Unreadable
+from vulcanized.model import AppId, SourcePhase, SourceState
+from vulcanized.objects import Record
+from vulcanized.slot import Clock, DirtyApps
+
+log = structlog.get_logger(__name__)
+
+Uniform = Callable[[float, float], float]
+
+_MOST_PAGES = 20_000
+"""Of one list, at 500 objects each: a server that goes on for ever must not fill our memory."""
+
+_SHORTEST_WATCH = 5.0
+"""Seconds, where a list is due soon: longer than one that counts as refused."""
+
+_MOST_COMPLAINTS = 100
+"""Unreadable objects that get a log line of their own; the others are only counted."""
+
+_LONGEST_LINE = 64 << 20
+"""Bytes. etcd keeps objects under 1.5 MB by default; a line without an end is no event."""
+
+
+class Transport(Protocol):
+    """One resource of a server, as bytes. Every call ends in bounded time or raises SourceError."""
+
+    def page(self, more: str) -> bytes:
+        """One page of the list, the first for "", else the one that the token asks for."""
+
+    def watch(self, version: str, seconds: int) -> AbstractContextManager[Iterator[bytes]]:
+        """Whatever happens after `version`, as it comes in, for about `seconds` seconds.
+
+        Chunks need not end where lines do. The stream may end early, and cleanly.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. `backoff` and `mend` are the first and the longest wait; each doubles.
+
+    `calm`: without a failure for so long, the next one waits the shortest time again. `watch`: the
+    range from which the length of a watch is drawn, so that a server is not asked by all its
+    clients at once. `short`: a watch that ends sooner was refused rather than ended.
+    `retry_after`: the longest wait that a server may ask for. `mend`: when to list again because an
+    object could not be read.
+    """
+
+    backoff: tuple[float, float] = (0.8, 30.0)
+    calm: float = 120.0
+    watch: tuple[float, float] = (300.0, 600.0)
+    short: float = 1.0
+    retry_after: float = 60.0
+    mend: tuple[float, float] = (60.0, 600.0)
+
+
+class Cache(Generic[Record]):
+    """Records by uid, indexed by app. One thread writes, any may read.
+
+    Every change answers with the apps for which something changed, none when nothing did.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+        self._apps: dict[AppId, dict[str, Record]] = {}
+
+    def replace(self, records: Iterable[Record]) -> set[AppId]:
+        """Make these all there is."""
+        fresh = {record.uid: record for record in records}
+        apps: dict[AppId, dict[str, Record]] = {}
+        for uid, record in fresh.items():
+            apps.setdefault(_app(record), {})[uid] = record
+        changed = {app for app in self._apps.keys() | apps if self._apps.get(app) != apps.get(app)}
+        with self._lock:
+            self._records, self._apps = fresh, apps
+        return changed
+
+    def put(self, record: Record) -> tuple[AppId, ...]:
+        """Add a record, or put it in the place of the one with its uid."""
+        app = _app(record)
+        with self._lock:
+            before = self._records.get(record.uid)
+            if before == record:
+                return ()
+            self._records[record.uid] = record
+            self._apps.setdefault(app, {})[record.uid] = record
+            if before is None or (left := _app(before)) == app:
+                return (app,)
+            self._forget(left, record.uid)
+            return (app, left)
+
+    def remove(self, uid: str) -> tuple[AppId, ...]:
+        """Take the record with this uid away, if there is one."""
+        with self._lock:
+            before = self._records.pop(uid, None)
+            if before is None:
+                return ()
+            app = _app(before)
+            self._forget(app, uid)
+            return (app,)
+
+    def _forget(self, app: AppId, uid: str) -> None:
+        records = self._apps[app]
+        del records[uid]
+        if not records:
+            del self._apps[app]
+
+    def of(self, app: AppId) -> tuple[Record, ...]:
+        """The records of one app, sorted by uid."""
+        with self._lock:
+            records = list(self._apps.get(app, {}).items())
+        return tuple(record for _, record in sorted(records, key=lambda item: item[0]))
+
+    def apps(self) -> set[AppId]:
+        """The apps that have a record."""
+        with self._lock:
+            return set(self._apps)
+
+    def get(self, uid: str) -> Record | None:
+        """The record with this uid."""
+        return self._records.get(uid)
+
+    def all(self) -> tuple[Record, ...]:
+        """Every record, in no order."""
+        with self._lock:
+            return tuple(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+def _app(record: Record) -> AppId:
+    return AppId(record.namespace, record.app)
+
+
+class Backoff:
+    """How long to wait after a failure: from the first wait to the longest, doubling, jittered."""
+
+    _JITTER = 1.5
+
+    def __init__(self, first: float, longest: float, calm: float, uniform: Uniform) -> None:
+        self._first, self._longest, self._calm = first, longest, calm
+        self._uniform = uniform
+        self._step = first
+        self._until: float | None = None
+
+    def after_failure(self, now: float) -> float:
+        """The seconds to wait after a failure at `now`."""
+        if self._until is not None and now - self._until >= self._calm:
+            self._step = self._first
+        # The jitter stays below the longest wait, else a herd would meet again there.
+        pause = self._step * self._uniform(1.0, self._JITTER)
+        self._step = min(self._step * 2, self._longest / self._JITTER)
+        self._until = now + pause
+        return pause
+
+
+class Reflector(Generic[Record]):
+    """One stream: keeps `cache` equal to what the transport's server has, and marks what changed.
+
+    `run` is for one thread; `state` and `spoken` may be read by any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        codec: Codec[Record],
+        cache: Cache[Record],
+        dirty: DirtyApps,
+        *,
+        timing: Timing = Timing(),
+        clock: Clock = time.monotonic,
+        uniform: Uniform = random.uniform,
+    ) -> None:
+        self.name = name
+        self.spoken = False
+        self._transport = transport
+        self._codec = codec
+        self._cache = cache
+        self._dirty = dirty
+        self._timing = timing
+        self._clock = clock
+        self._uniform = uniform
+        self._backoff = Backoff(*timing.backoff, timing.calm, uniform)
+        self._version: str | None = None
+        self._cause = ""
+        self._relists: dict[str, int] = {}
+        self._following = False
+        self._error = ""
+        self._heard = clock()
+        self._short_before = False
+        self._skipped = 0
+        self._complained: set[str] = set()
+        self._mend_pause = timing.mend[0]
+        self._mend_at: float | None = None
+
+    def state(self) -> SourceState:
+        """How this stream is doing now. Relist causes: `expired`, `unreadable`."""
+        phase = SourcePhase.SYNCED if self._following else SourcePhase.STALE
+        return SourceState(
+            name=self.name,
+            phase=phase if self.spoken else SourcePhase.STARTING,
+            age=max(0.0, self._clock() - self._heard),
+            records=len(self._cache),
+            relists=dict(self._relists),
+            skipped=self._skipped,
+            error=self._error,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set. Whatever is not a SourceError goes through."""
+        while not stop.is_set():
+            try:
+                if self._version is None:
+                    self._list(stop)
+                    continue
+                pause = self._follow(self._version, stop)
+            except SourceError as error:
+                if stop.is_set():
+                    return
+                pause = self._failed(error)
+            stop.wait(pause)
+
+    # --- list ---------------------------------------------------------------------------------
+
+    def _list(self, stop: threading.Event) -> None:
+        try:
+            listed = self._all_pages(stop)
+        except Expired:
+            # The token for the next page has grown too old. Once more at once, then with waits.
+            listed = self._all_pages(stop)
+        if listed is None:
+            return
+        records, unreadable, version = listed
+        kept = self._kept(unreadable)
+        changed = self._cache.replace([*kept, *records])
+        self._mend_at = None
+        if unreadable:
+            self._schedule_mending()
+        else:
+            self._mend_pause = self._timing.mend[0]
+        self._version = version
+        self._well()
+        if self._cause:
+            self._relists[self._cause] = self._relists.get(self._cause, 0) + 1
+        log.info(
+            "listed",
+            source=self.name,
+            records=len(records),
+            changed_apps=len(changed),
+            cause=self._cause or "start",
+        )
+        self._cause = ""
+        if self.spoken:
+            self._dirty.mark(changed, self._heard)
+        else:
+            self.spoken = True
+            self._dirty.mark_all()
+
+    def _all_pages(
+        self, stop: threading.Event
+    ) -> tuple[list[Record], list[Unreadable], str] | None:
+        """All of a list, None when stopped on the way."""
+        records: list[Record] = []
+        unreadable: list[Unreadable] = []
+        version = more = ""
+        for _ in range(_MOST_PAGES):
+            try:
+                page = self._codec.page(self._transport.page(more))
+            except Invalid as error:
+                raise Unreachable(f"{self.name}: no usable answer to a list: {error}") from error
+            self._heard = self._clock()
+            records += page.records
+            unreadable += page.unreadable
+            # All pages show one moment. Should they not, the first says from where to watch.
+            version = version or page.version
+            more = page.more
+            if not more:
+                return records, unreadable, version
+            if stop.is_set():
+                return None
+        raise Unreachable(f"{self.name}: a list that has no end after {_MOST_PAGES} pages")
+
+    def _kept(self, unreadable: list[Unreadable]) -> tuple[Record, ...]:
+        """What we know of objects that are in the list but cannot be read: it stays as it was."""
+        for thing in unreadable:
+            self._skip(thing.error)
+        if all(thing.uid for thing in unreadable):
+            known = (self._cache.get(thing.uid) for thing in unreadable)
+            return tuple(record for record in known if record is not None)
+        # One without a uid may be any of those that we know: none of them is known to be gone.
+        return self._cache.all()
+
+    # --- watch --------------------------------------------------------------------------------
+
+    def _follow(self, version: str, stop: threading.Event) -> float:
+        """Watch until the stream ends cleanly; the seconds to wait before the next."""
+        opened, lines, events = self._clock(), Lines(), 0
+        if self._mending_is_due(opened):
+            return 0.0
+        with self._transport.watch(version, self._watch_seconds()) as chunks:
+            self._well()
+            for chunk in chunks:
+                self._heard = now = self._clock()
+                for line in lines.feed(chunk):
+                    self._apply(line, now)
+                    events += 1
+                if stop.is_set() or self._mending_is_due(now):
+                    return 0.0
+        if lines.rest:
+            raise Unreachable(f"{self.name}: the watch was cut off in the middle of a line")
+        return self._after_clean_end(self._clock() - opened, events)
+
+    def _watch_seconds(self) -> int:
+        longest = self._uniform(*self._timing.watch)
+        if self._mend_at is not None:
+            longest = min(longest, max(_SHORTEST_WATCH, self._mend_at - self._clock()))
+        return int(longest)
+
+    def _apply(self, line: bytes, since: float) -> None:
+        try:
+            event = self._codec.event(line)
+        except Invalid as error:
+            self._skip(error)
+            self._schedule_mending()
+            return
+        if event.record is not None:
+            changed = self._cache.put(event.record)
+        elif event.uid:
+            changed = self._cache.remove(event.uid)
+        else:
+            changed = ()
+        if event.version:
+            self._version = event.version
+        if changed:
+            self._dirty.mark(changed, since)
+
+    def _after_clean_end(self, lasted: float, events: int) -> float:
+        """Servers end watches as they like. One that does so over and over is not asked as fast."""
+        short = lasted < self._timing.short
+        again = short and (events == 0 or self._short_before)
+        self._short_before = short
+        return self._backoff.after_failure(self._clock()) if again else 0.0
+
+    # --- failures -----------------------------------------------------------------------------
+
+    def _failed(self, error: SourceError) -> float:
+        """Note a failure; the seconds to wait."""
+        if isinstance(error, Expired):
+            self._lose_place("expired")
+        pause = self._backoff.after_failure(self._clock())
+        if isinstance(error, Unreachable) and error.retry_after is not None:
+            pause = max(pause, min(error.retry_after, self._timing.retry_after))
+        self._following = False
+        self._error = str(error)
+        log.warning("source failed", source=self.name, error=self._error, retry_in=round(pause, 1))
+        return pause
+
+    def _lose_place(self, cause: str) -> None:
+        self._version = None
+        self._cause = cause
+
+    def _well(self) -> None:
+        self._heard = self._clock()
+        if self._error:
+            log.info("source recovered", source=self.name)
+        self._following, self._error = True, ""
+
+    def _skip(self, error: Invalid) -> None:
+        self._skipped += 1
+        if error.where not in self._complained and len(self._complained) < _MOST_COMPLAINTS:
+            self._complained.add(error.where)
+            log.warning("object skipped", source=self.name, error=str(error))
+
+    def _schedule_mending(self) -> None:
+        """Ask about unreadable objects by a list, less and less often while it does not help."""
+        if self._mend_at is None:
+            self._mend_at = self._clock() + self._mend_pause
+            self._mend_pause = min(self._mend_pause * 2, self._timing.mend[1])
+
+    def _mending_is_due(self, now: float) -> bool:
+        if self._mend_at is None or now < self._mend_at:
+            return False
+        self._lose_place("unreadable")
+        return True
+
+
+class Lines:
+    """Cuts chunks into lines. `rest` is the beginning of a line that has not ended yet."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def rest(self) -> bytes:
+        return b"".join(self._parts)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that this chunk completes, without their ends, empty ones left out."""
+        if b"\n" not in chunk:
+            self._parts.append(chunk)
+            self._size += len(chunk)
+            if self._size > _LONGEST_LINE:
+                raise Unreachable(f"a line of the watch has no end after {self._size} bytes")
+            return []
+        if self._parts:
+            chunk = b"".join([*self._parts, chunk])
+        *lines, rest = chunk.split(b"\n")
+        self._parts, self._size = ([rest], len(rest)) if rest else ([], 0)
+        return [line for line in lines if line and not line.isspace()]

@@ -231,7 +231,7 @@ def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[s
             without.append(pod)
             continue
         state = ServerState.DRAIN if pod.terminating else ServerState.READY
-        server = Server(_server_name(pod, port), Endpoint(pod.ip, port), state)
+        server = Server(_server_name(pod, port), Endpoint(pod.ip, port), state, version=pod.version)
         placed.setdefault(pod.version, []).append(server)
     if without:
         wanted = "any container port" if spec.port is None else f"a container port {spec.port!r}"

@@ -97,7 +97,10 @@ class SqliteMemory:
             if self._read_only:
                 if not self._path.exists():
                     return None
-                return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=1.0)
+                self._connection = sqlite3.connect(
+                    f"file:{self._path}?mode=ro", uri=True, timeout=1.0
+                )
+                return self._connection
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
             # A lost last second costs nothing; a wait for the disk on the way to a switch would.

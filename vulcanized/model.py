@@ -158,12 +158,14 @@ class Server:
 
     `name` is unique in its backend and changes with the pod's uid, address or port: a server is
     never changed in place to mean another pod. Only `[A-Za-z0-9_.-]`, at most 100 characters.
+    `version` is its pod's, also in a backend of every version.
     """
 
     name: str
     endpoint: Endpoint
     state: ServerState = ServerState.READY
     weight: int = 100
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_RETRY = 0.2
 LAST_RETRY = 10.0
+MAX_WAITING = 1000
 
 
 class Target(Protocol):
@@ -55,7 +56,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
-    """One target as `/status` shows it. `wanted`: the newest generation handed to it."""
+    """One target as `/status` shows it. `wanted`: the newest generation handed to it.
+
+    `error` is what the last apply failed with, empty when it did not; `exit_code` is that error's.
+    """
 
     name: str
     kind: str
@@ -63,6 +67,7 @@ class RunnerState:
     in_effect: int
     applied_once: bool
     error: str
+    exit_code: int
     outcomes: Mapping[str, int]
     reloads: Mapping[str, int]
     failures: int
@@ -90,6 +95,7 @@ class Runner:
         self._in_effect = 0
         self._applied_once = False
         self._error = ""
+        self._exit_code = 0
         self._failures = 0
         self._row = 0
         self._outcomes: Counter[str] = Counter()
@@ -106,6 +112,7 @@ class Runner:
                 self._in_effect,
                 self._applied_once,
                 self._error,
+                self._exit_code,
                 dict(self._outcomes),
                 dict(self._reloads),
                 self._failures,
@@ -131,7 +138,7 @@ class Runner:
         try:
             applied = self._target.apply(pending, started)
         except TargetError as error:
-            self._fail(type(error).__name__, str(error))
+            self._fail(type(error).__name__, str(error), error.exit_code)
         except Exception as error:
             # A fault of ours in one target must not stop the others; it shows, and is tried again.
             log.exception("target failed", target=self._target.name)
@@ -146,11 +153,15 @@ class Runner:
         with self._lock:
             self._wanted = change.generation
             self._waiting.append((change.generation, change.since))
+            if len(self._waiting) > MAX_WAITING:
+                # A target that is away for hours must not cost memory: the oldest tell how long.
+                del self._waiting[-2]
 
     def _succeed(self, applied: Applied, seconds: float) -> None:
         now = self._clock()
         with self._lock:
             recovered, self._error, self._row = bool(self._error), "", 0
+            self._exit_code = 0
             self._in_effect = applied.generation
             self._applied_once = self._applied_once or applied.generation > 0
             self._outcomes[applied.outcome.value] += 1
@@ -173,9 +184,10 @@ class Runner:
                 seconds=round(seconds, 4),
             )
 
-    def _fail(self, kind: str, text: str) -> None:
+    def _fail(self, kind: str, text: str, exit_code: int = 1) -> None:
         with self._lock:
             fresh, self._error = text != self._error, text
+            self._exit_code = exit_code
             self._failures += 1
             self._row += 1
         self._observer.failed(self._target.name, kind)

@@ -1,0 +1,7 @@
+"""`python -m vulcanized` is `vulcanized`."""
+
+import sys
+
+from vulcanized.cli import main
+
+sys.exit(main())

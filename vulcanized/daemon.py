@@ -1,0 +1,389 @@
+"""Wires it all: threads, signals, the service manager. The only module that knows concretes.
+
+A `Runtime` is everything that runs under one reading of the settings; SIGHUP replaces it by
+another. A thread that fails unexpectedly ends the process with code 1: the supervisor starts it
+again, and the proxies go on meanwhile with what they have.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from vulcanized import __version__
+from vulcanized.admin import (
+    AdminServer,
+    Answer,
+    Page,
+    html_answer,
+    json_answer,
+    metrics_answer,
+    text,
+)
+from vulcanized.errors import SettingsError, VulcanizedError
+from vulcanized.memory import SqliteMemory
+from vulcanized.metrics import Metrics
+from vulcanized.model import SourcePhase, SourceState
+from vulcanized.reconciler import Cluster, Outlet, Reconciler, Snapshot, Store, Stream
+from vulcanized.settings import HaproxySettings, Settings
+from vulcanized.slot import DirtyApps
+from vulcanized.status import is_ready, status_document
+from vulcanized.statuspage import status_page
+from vulcanized.systemd import Notifier
+from vulcanized.targets.runner import Runner, RunnerState, Target
+
+log = structlog.get_logger(__name__)
+
+END_SECONDS = 4.0
+"""SIGTERM must end the daemon within 5 s; this much is for the threads and proxies."""
+
+STUCK_SECONDS = 20.0
+"""A reconciler that has not turned its loop for so long is not alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the settings ask for, made but not started."""
+
+    dirty: DirtyApps
+    cluster: Cluster
+    store: Store
+    targets: tuple[Target, ...]
+    outlets: tuple[Outlet, ...]
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All that is followed."""
+        return (*self.cluster.streams, *self.store.streams)
+
+
+def assemble(settings: Settings, stop: threading.Event) -> Parts:
+    """Make sources and targets. Raises VulcanizedError where the settings cannot work."""
+    dirty = DirtyApps()
+    targets = tuple(_target(each, settings, stop) for each in settings.targets)
+    outlets = tuple(
+        Outlet(target.name, target.capabilities, each.strict)
+        for target, each in zip(targets, settings.targets, strict=True)
+    )
+    return Parts(dirty, _cluster(settings, dirty), _store(settings, dirty), targets, outlets)
+
+
+def _cluster(settings: Settings, dirty: DirtyApps) -> Cluster:
+    # Each live client costs memory and start-up time that the embedded default does not need.
+    if settings.kubernetes is not None:
+        from vulcanized.sources.kubernetes import KubernetesSource
+
+        return KubernetesSource(settings.kubernetes, dirty)
+    from vulcanized.sources.directory import ManifestSource
+
+    assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
+    assert settings.directory.manifests is not None  # noqa: S101
+    return ManifestSource(settings.directory.manifests, dirty)
+
+
+def _store(settings: Settings, dirty: DirtyApps) -> Store:
+    if settings.etcd is not None:
+        from vulcanized.etcd import connect
+        from vulcanized.sources.etcd import EtcdSource
+
+        return EtcdSource(connect(settings.etcd), settings.etcd.prefix, dirty)
+    from vulcanized.sources.directory import DirectoryStore
+
+    assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
+    assert settings.directory.store is not None  # noqa: S101
+    return DirectoryStore(settings.directory.store, dirty)
+
+
+def _target(each: HaproxySettings, settings: Settings, stop: threading.Event) -> Target:
+    from vulcanized.targets.haproxy import HaproxyTarget
+
+    return HaproxyTarget(
+        each, hold_off=settings.sync.hold_off, ceiling=settings.sync.ceiling, stop=stop
+    )
+
+
+class Runtime:
+    """Sources, reconciler and targets under one reading of the settings, each in its thread."""
+
+    def __init__(self, settings: Settings, observer: Metrics, failed: Callable[[], None]) -> None:
+        self.settings = settings
+        self._stop = threading.Event()
+        self._failed = failed
+        self.parts = assemble(settings, self._stop)
+        self.memory = SqliteMemory(settings.state)
+        self.reconciler = Reconciler(
+            self.parts.cluster,
+            self.parts.store,
+            self.parts.outlets,
+            self.parts.dirty,
+            self.memory,
+            resync=settings.sync.resync,
+        )
+        self.runners = tuple(
+            Runner(target, outlet.slot, observer)
+            for target, outlet in zip(self.parts.targets, self.parts.outlets, strict=True)
+        )
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start every thread; returns at once."""
+        for runner, target in zip(self.runners, self.parts.targets, strict=True):
+            self._spawn(f"target {target.name}", runner.run)
+        self._spawn("reconciler", lambda: self.reconciler.run(self._stop))
+        for stream in self.parts.streams:
+            self._spawn(f"source {stream.name}", lambda stream=stream: stream.run(self._stop))  # type: ignore[misc]
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("thread failed; the daemon ends, the proxies go on", thread=name)
+                self._failed()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self, *, stop_proxies: bool) -> None:
+        """End every thread, within END_SECONDS. `stop_proxies`: also the proxies started by us."""
+        deadline = time.monotonic() + END_SECONDS
+        self._stop.set()
+        self.parts.dirty.close()
+        for outlet in self.parts.outlets:
+            outlet.slot.close()
+        closers = [
+            threading.Thread(target=_close, args=(target, stop_proxies), daemon=True)
+            for target in self.parts.targets
+        ]
+        for thread in self._threads:
+            if thread.name.startswith("target "):
+                thread.join(max(0.0, deadline - time.monotonic()) / 2)
+        for closer in closers:
+            closer.start()
+        for thread in (*closers, *self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self.memory.close()
+
+    def snapshot(self) -> Snapshot:
+        """What the reconciler knows."""
+        return self.reconciler.snapshot()
+
+    def sources(self) -> list[SourceState]:
+        """The state of every stream."""
+        return [stream.state() for stream in self.parts.streams]
+
+    def targets(self) -> list[RunnerState]:
+        """The state of every target."""
+        return [runner.state() for runner in self.runners]
+
+    def alive(self) -> bool:
+        """Every thread runs and the reconciler turns."""
+        fresh = time.monotonic() - self.reconciler.snapshot().beat < STUCK_SECONDS
+        return fresh and all(thread.is_alive() for thread in self._threads)
+
+    def ready(self) -> bool:
+        """All sources have spoken and all targets have applied once."""
+        return is_ready(self.reconciler.snapshot(), self.targets())
+
+    def document(self) -> dict[str, Any]:
+        """What `/status` answers."""
+        snapshot = self.reconciler.snapshot()
+        controllers = {app: self.parts.cluster.controllers(app) for app in snapshot.apps}
+        return status_document(
+            self.settings.instance,
+            __version__,
+            snapshot,
+            self.sources(),
+            self.targets(),
+            controllers,
+        )
+
+
+def _close(target: Target, stop_proxies: bool) -> None:
+    try:
+        target.close(stop_proxy=stop_proxies)
+    except VulcanizedError as error:
+        log.warning("closing failed", target=target.name, reason=str(error))
+
+
+class Daemon:
+    """`vulcanized run`: a Runtime, the admin server, signals and the watchdog."""
+
+    def __init__(self, load: Callable[[], Settings], notifier: Notifier) -> None:
+        self._load = load
+        self._notifier = notifier
+        self._wake = threading.Event()
+        self._end = False
+        self._reread = False
+        self._broken = False
+        self._runtime: Runtime | None = None
+        self._admin: AdminServer | None = None
+        self._metrics = Metrics(self._current)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Returns the exit code."""
+        tune()
+        settings = self._load()
+        previous = {
+            number: signal.signal(number, self._signalled)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        try:
+            self._begin(settings)
+            self._watch()
+            return 1 if self._broken else 0
+        finally:
+            self._notifier.stopping()
+            self._finish(stop_proxies=not self._broken)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGHUP:
+            self._reread = True
+        else:
+            self._end = True
+        self._wake.set()
+
+    def _fail(self) -> None:
+        self._broken = True
+        self._wake.set()
+
+    def _current(self) -> Runtime:
+        if self._runtime is None:
+            raise RuntimeError("not running")
+        return self._runtime
+
+    def _begin(self, settings: Settings) -> None:
+        if self._admin is None or self._runtime is None:
+            admin = AdminServer(settings.admin.listen, self._pages())
+        elif self._runtime.settings.admin.listen != settings.admin.listen:
+            # The new address first: if it is taken, the old one goes on.
+            admin = AdminServer(settings.admin.listen, self._pages())
+            self._admin.close()
+        else:
+            admin = self._admin
+        self._admin = admin
+        self._runtime = Runtime(settings, self._metrics, self._fail)
+        self._runtime.start()
+        log.info(
+            "started",
+            version=__version__,
+            instance=settings.instance,
+            sources=[stream.name for stream in self._runtime.parts.streams],
+            targets=[target.name for target in self._runtime.parts.targets],
+            admin=f"{settings.admin.listen.address}:{admin.port}",
+        )
+
+    def _watch(self) -> None:
+        """The main thread: signals, readiness, the watchdog."""
+        period = min(1.0, self._notifier.watchdog / 3) if self._notifier.watchdog else 1.0
+        told = False
+        while not (self._end or self._broken):
+            if self._reread:
+                self._reread, told = False, False
+                self._reload()
+            runtime = self._current()
+            if not told and runtime.ready():
+                told = True
+                apps = len(runtime.reconciler.snapshot().apps)
+                log.info("ready", apps=apps)
+                self._notifier.ready(f"in step; {apps} apps")
+                settle()
+            elif not told:
+                self._notifier.status(_waiting(runtime))
+            if runtime.alive():
+                self._notifier.alive()
+            self._wake.wait(0.02 if not told else period)
+            self._wake.clear()
+
+    def _reload(self) -> None:
+        """SIGHUP: the new settings if they are good, else the old ones go on."""
+        self._notifier.reloading()
+        old = self._current()
+        try:
+            settings = self._load()
+        except SettingsError as error:
+            for problem in error.problems:
+                log.error("settings refused; the old ones stay", problem=problem)
+            return
+        # Also when nothing in the file changed: certificates and passwords that it names may have.
+        kept = {each.directory for each in settings.targets}
+        removed = [each.name for each in old.settings.targets if each.directory not in kept]
+        old.stop(stop_proxies=False)
+        try:
+            self._begin(settings)
+        except VulcanizedError as error:
+            log.error("settings cannot work; the old ones stay", reason=str(error))
+            self._begin(old.settings)
+            return
+        log.info("settings reread", targets_left_as_they_are=removed)
+
+    def _finish(self, *, stop_proxies: bool) -> None:
+        if self._admin is not None:
+            self._admin.close()
+        if self._runtime is not None:
+            self._runtime.stop(stop_proxies=stop_proxies)
+        log.info("ended")
+
+    def _pages(self) -> Mapping[str, Page]:
+        return {
+            "/metrics": lambda: metrics_answer(self._metrics.exposition()),
+            "/healthz": lambda: _yes_or_no(self._current().alive(), "a thread is stuck or gone"),
+            "/readyz": self._readyz,
+            "/status": lambda: json_answer(self._current().document()),
+            "/": lambda: html_answer(status_page(self._current().document())),
+        }
+
+    def _readyz(self) -> Answer:
+        runtime = self._current()
+        return _yes_or_no(runtime.ready(), _waiting(runtime))
+
+
+def _yes_or_no(good: bool, reason: str) -> Answer:
+    if good:
+        return text(HTTPStatus.OK, "ok")
+    return text(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+
+
+def _waiting(runtime: Runtime) -> str:
+    """What is not ready yet, for people."""
+    silent = [state for state in runtime.sources() if state.phase is SourcePhase.STARTING]
+    if silent:
+        return "waiting for " + "; ".join(
+            f"{state.name} ({state.error})" if state.error else state.name for state in silent
+        )
+    idle = [state for state in runtime.targets() if not state.applied_once]
+    if idle:
+        return "waiting for " + "; ".join(
+            f"{state.name} ({state.error})" if state.error else state.name for state in idle
+        )
+    return "waiting for the first pass"
+
+
+def tune() -> None:
+    """Interpreter settings for a daemon whose threads hand over events.
+
+    A thread that parses a burst holds the interpreter for the switch interval; its default of 5 ms
+    is as long as the whole way from event to effect.
+    """
+    sys.setswitchinterval(0.0005)
+    gc.set_threshold(20_000, 20, 50)
+
+
+def settle() -> None:
+    """What has been loaded by now lives long: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()

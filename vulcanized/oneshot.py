@@ -1,0 +1,115 @@
+"""The commands that do one thing and end: they wire the same parts as the daemon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vulcanized.daemon import Parts, Runtime, assemble
+from vulcanized.errors import Unreachable, VulcanizedError
+from vulcanized.memory import SqliteMemory
+from vulcanized.metrics import Metrics
+from vulcanized.reconciler import Reconciler, Snapshot, Stream
+from vulcanized.settings import Settings
+
+SPEAK_SECONDS = 30.0
+"""A one-shot command waits this long for every source to speak, and for a target to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a one-shot command saw: everything built once, nothing applied."""
+
+    parts: Parts
+    snapshot: Snapshot
+
+
+def look(settings: Settings) -> Looked:
+    """Read all sources once and build every app, without touching a target.
+
+    Raises Unreachable when a source has not spoken within SPEAK_SECONDS, with its own error.
+    """
+    stop = threading.Event()
+    parts = assemble(settings, stop)
+    memory = SqliteMemory(settings.state, read_only=True)
+    reconciler = Reconciler(parts.cluster, parts.store, parts.outlets, parts.dirty, memory)
+    threads = [
+        threading.Thread(target=stream.run, args=(stop,), name=stream.name, daemon=True)
+        for stream in parts.streams
+    ]
+    threads.append(threading.Thread(target=reconciler.run, args=(stop,), daemon=True))
+    for thread in threads:
+        thread.start()
+    try:
+        _await_sources(parts.streams, stop)
+        deadline = time.monotonic() + SPEAK_SECONDS
+        while not reconciler.synced and time.monotonic() < deadline:
+            stop.wait(0.005)
+        return Looked(parts, reconciler.snapshot())
+    finally:
+        stop.set()
+        parts.dirty.close()
+        for thread in threads:
+            thread.join(2.0)
+
+
+def _await_sources(streams: Sequence[Stream], stop: threading.Event) -> None:
+    deadline = time.monotonic() + SPEAK_SECONDS
+    while silent := [stream for stream in streams if not stream.spoken]:
+        if time.monotonic() >= deadline:
+            raise Unreachable(
+                "; ".join(
+                    f"source {stream.name}: {stream.state().error or 'has not answered'}"
+                    for stream in silent
+                )
+            )
+        stop.wait(0.005)
+
+
+def run_once(settings: Settings) -> Looked:
+    """Bring every target in step once, then leave everything running as it is.
+
+    Raises Unreachable for a silent source, and what a target failed with.
+    """
+    failed = threading.Event()
+    runtime = Runtime(settings, Metrics(lambda: runtime), failed.set)
+    runtime.start()
+    try:
+        _await_sources(runtime.parts.streams, failed)
+        deadline = time.monotonic() + SPEAK_SECONDS
+        while not _settled(runtime):
+            if failed.is_set():
+                raise VulcanizedError("a thread failed: see the log")
+            if time.monotonic() >= deadline:
+                _raise_failures(runtime)
+            failed.wait(0.01)
+        return Looked(runtime.parts, runtime.reconciler.snapshot())
+    finally:
+        runtime.stop(stop_proxies=False)
+
+
+def _settled(runtime: Runtime) -> bool:
+    generation = runtime.reconciler.snapshot().generation
+    return runtime.reconciler.synced and all(
+        state.applied_once and state.in_effect >= generation and not state.error
+        for state in runtime.targets()
+    )
+
+
+class NotInStep(VulcanizedError):
+    """A target was not brought in step in time."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def _raise_failures(runtime: Runtime) -> None:
+    behind = [state for state in runtime.targets() if state.error or not state.applied_once]
+    raise NotInStep(
+        "; ".join(f"target {state.name}: {state.error or 'has not applied'}" for state in behind)
+        or "the targets are not in step",
+        max((state.exit_code for state in behind), default=1) or 1,
+    )

@@ -1,0 +1,161 @@
+"""What `/status` says: one JSON document of everything known, for people and for scripts. Pure.
+
+Its shape is part of the contract: fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vulcanized.appconfig import activation_text
+from vulcanized.model import (
+    ANY_VERSION,
+    Built,
+    Controller,
+    Problem,
+    Server,
+    ServerState,
+    SourceState,
+)
+from vulcanized.reconciler import Snapshot
+from vulcanized.targets.runner import RunnerState
+
+Json = dict[str, Any]
+
+
+def status_document(
+    instance: str,
+    version: str,
+    snapshot: Snapshot,
+    sources: Sequence[SourceState],
+    targets: Sequence[RunnerState],
+    controllers: Mapping[Any, Iterable[Controller]],
+) -> Json:
+    """The whole document. `controllers` by AppId, for the wanted number of pods."""
+    return {
+        "instance": instance,
+        "version": version,
+        "generation": snapshot.generation,
+        "synced": snapshot.synced,
+        "ready": is_ready(snapshot, targets),
+        "sources": [source_document(state) for state in sources],
+        "targets": [target_document(state) for state in targets],
+        "apps": [
+            app_document(built, controllers.get(app, ()))
+            for app, built in sorted(snapshot.apps.items())
+        ],
+    }
+
+
+def is_ready(snapshot: Snapshot, targets: Sequence[RunnerState]) -> bool:
+    """All sources have spoken and every target has applied once."""
+    return snapshot.synced and all(state.applied_once for state in targets)
+
+
+def source_document(state: SourceState) -> Json:
+    """One stream; `age` in seconds."""
+    return {
+        "name": state.name,
+        "state": state.phase.value,
+        "age": round(state.age, 3),
+        "records": state.records,
+        "relists": dict(state.relists),
+        "skipped": state.skipped,
+        "error": state.error,
+    }
+
+
+def target_document(state: RunnerState) -> Json:
+    """One target; `generation` is in effect, `wanted` the newest it was given."""
+    return {
+        "name": state.name,
+        "kind": state.kind,
+        "generation": state.in_effect,
+        "wanted": state.wanted,
+        "applied": state.applied_once,
+        "error": state.error,
+        "outcomes": dict(state.outcomes),
+        "reloads": dict(state.reloads),
+        "failures": state.failures,
+    }
+
+
+def app_document(built: Built, controllers: Iterable[Controller] = ()) -> Json:
+    """One app: what is wanted, what is in effect, every version with its servers."""
+    desired = built.desired
+    return {
+        "app": str(built.app),
+        "namespace": built.app.namespace,
+        "name": built.app.name,
+        "routed": desired is not None,
+        "routes": [
+            {"host": route.host, "kind": route.kind.value, "path": route.path}
+            for route in (desired.routes if desired else ())
+        ],
+        "maintenance": bool(desired and desired.maintenance),
+        "activation": {
+            "wanted": built.wanted,
+            "in_effect": _in_effect(built),
+            "held": built.held,
+        },
+        "quarantined": built.quarantined,
+        "versions": _versions(built, controllers),
+        "problems": [problem_document(problem) for problem in built.problems],
+    }
+
+
+def problem_document(problem: Problem) -> Json:
+    """One problem; `target` empty: on every one."""
+    return {
+        "code": problem.code,
+        "message": problem.message,
+        "where": problem.where,
+        "target": problem.target,
+    }
+
+
+def _in_effect(built: Built) -> str:
+    if built.desired is None or not built.desired.split:
+        return ""
+    if built.desired.split[0].version == ANY_VERSION:
+        return ANY_VERSION
+    return activation_text(built.desired.split)
+
+
+def _versions(built: Built, controllers: Iterable[Controller]) -> list[Json]:
+    wanted: dict[str, int] = defaultdict(int)
+    for controller in controllers:
+        # A Deployment's pods are counted at its ReplicaSets.
+        if controller.version and controller.kind != "Deployment":
+            wanted[controller.version] += controller.desired
+    servers: dict[str, list[Server]] = {version: [] for version in built.versions}
+    weights: dict[str, int] = {}
+    if built.desired is not None:
+        for backend in built.desired.backends:
+            if backend.version != ANY_VERSION:
+                servers.setdefault(backend.version, [])
+            for server in backend.servers:
+                servers.setdefault(server.version, []).append(server)
+        weights = {share.version: share.weight for share in built.desired.split}
+    everything = ANY_VERSION in weights
+    return [
+        {
+            "version": version,
+            "weight": weights.get(version, 0),
+            "active": everything or version in weights,
+            "desired": wanted.get(version, 0),
+            "ready": sum(server.state is ServerState.READY for server in placed),
+            "servers": [
+                {
+                    "name": server.name,
+                    "address": str(server.endpoint),
+                    "state": server.state.value,
+                    "weight": server.weight,
+                }
+                for server in placed
+            ],
+        }
+        for version, placed in sorted(servers.items())
+    ]

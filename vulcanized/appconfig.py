@@ -22,7 +22,6 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -52,6 +51,8 @@ _PATH = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=-]*\Z")
 _REGEX = re.compile(r"/[A-Za-z0-9/_.~%:@!&*+,=?^|(){}\[\]\\$-]*\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
 _SIZE = re.compile(r"(\d+)([KMG]?)\Z")
+_DURATION_PATTERN = StringConstraints(pattern=r"^\d+(?:\.\d+)?(?:ms|s|m|h)$")
+_SIZE_PATTERN = StringConstraints(pattern=r"^\d+[KMG]?$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -96,6 +97,10 @@ def _regex(value: str) -> str:
         raise ValueError(
             f"{_show(value)}: look-around, back-references and inline flags are not the same on "
             "every proxy, so they are refused"
+        )
+    if re.search(r"\[[^\]]*(?:\[|--|&&|\|\||~~)", re.sub(r"\\.", "a", value)):
+        raise ValueError(
+            f"{_show(value)}: [, --, &&, || and ~~ in a class do not mean the same on every proxy"
         )
     try:
         re.compile(value)
@@ -190,8 +195,16 @@ HeaderValue = Annotated[
 ]
 CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Network = Annotated[str, StringConstraints(max_length=64), AfterValidator(_network)]
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86400, allow_inf_nan=False)]
-Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=1024**4)]
+Duration = Annotated[
+    float,
+    Field(gt=0, le=86400, allow_inf_nan=False),
+    BeforeValidator(_seconds, json_schema_input_type=float | Annotated[str, _DURATION_PATTERN]),
+]
+Size = Annotated[
+    int,
+    Field(ge=1, le=1024**4),
+    BeforeValidator(_bytes, json_schema_input_type=int | Annotated[str, _SIZE_PATTERN]),
+]
 # crypt(3) hashes that every proxy's libc or own code checks: sha256, sha512, bcrypt, apr1.
 PasswordHash = Annotated[
     str, StringConstraints(pattern=r"^\$(?:5|6|2[aby]|apr1)\$[A-Za-z0-9./$=]{8,160}$")
@@ -220,16 +233,18 @@ class Path(_Model):
         default=None, description="Matched from the start of the path; ends where it ends."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: object) -> object:
-        return {"prefix": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _one(self) -> Self:
         if sum(kind is not None for kind in (self.prefix, self.exact, self.regex)) != 1:
             raise ValueError("give exactly one of prefix, exact and regex")
         return self
+
+
+def _path_from_string(value: object) -> object:
+    return {"prefix": value} if isinstance(value, str) else value
+
+
+PathRule = Annotated[Path, BeforeValidator(_path_from_string, json_schema_input_type=Path | Prefix)]
 
 
 class Sticky(_Model):
@@ -316,10 +331,15 @@ class MaxConnections(_Model):
     server: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
     app: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, value: object) -> object:
-        return {"server": value} if isinstance(value, int) else value
+
+def _connections_from_number(value: object) -> object:
+    return {"server": value} if isinstance(value, int) else value
+
+
+ConnectionsRule = Annotated[
+    MaxConnections,
+    BeforeValidator(_connections_from_number, json_schema_input_type=MaxConnections | int),
+]
 
 
 class TimeoutSettings(_Model):
@@ -331,6 +351,10 @@ class TimeoutSettings(_Model):
     tunnel: Duration | None = Field(default=None, description="Longest silence of a websocket.")
 
 
+def _status_from_number(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class HealthCheckSettings(_Model):
     """An active check of each pod by the proxy, beside Kubernetes' own readiness."""
 
@@ -340,14 +364,11 @@ class HealthCheckSettings(_Model):
     timeout: Duration = 2.0
     rise: Annotated[int, Field(ge=1, le=100)] = 2
     fall: Annotated[int, Field(ge=1, le=100)] = 3
-    expect: Annotated[str, StringConstraints(pattern=r"^[1-5]\d\d(?:-[1-5]\d\d)?$")] = Field(
-        default="200-399", description='A status, or a range such as "200-399".'
-    )
-
-    @field_validator("expect", mode="before")
-    @classmethod
-    def _from_number(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    expect: Annotated[
+        str,
+        StringConstraints(pattern=r"^[1-5]\d\d(?:-[1-5]\d\d)?$"),
+        BeforeValidator(_status_from_number, json_schema_input_type=str | int),
+    ] = Field(default="200-399", description='A status, or a range such as "200-399".')
 
 
 class CanaryMatch(_Model):
@@ -361,6 +382,12 @@ class CanaryMatch(_Model):
         if (self.header is None) == (self.cookie is None):
             raise ValueError("give exactly one of header and cookie")
         return self
+
+
+def _switch(value: object) -> object:
+    if value is True:
+        return {}
+    return None if value is False else value
 
 
 class Compression(_Model):
@@ -382,27 +409,32 @@ class AppConfig(_Model):
     """How one app is reached: hosts, paths, port and policies."""
 
     hosts: tuple[Host, ...] = Field(default=(), max_length=256)
-    paths: tuple[Path, ...] = Field(default=(Path(prefix="/"),), min_length=1, max_length=256)
+    paths: tuple[PathRule, ...] = Field(default=(Path(prefix="/"),), min_length=1, max_length=256)
     port: PortNumber | PortName | None = Field(
         default=None,
         description="Number or name; default: the first container port not named `healthcheck`.",
     )
     protocol: Protocol = Protocol.HTTP
     balance: Balance = Balance.ROUND_ROBIN
-    sticky: Sticky | None = None
+    sticky: Annotated[
+        Sticky | None, BeforeValidator(_switch, json_schema_input_type=Sticky | bool | None)
+    ] = None
     tls: Tls | None = None
     redirect_www: bool = False
     redirects: tuple[Redirect, ...] = Field(default=(), max_length=64)
     rewrite: Rewrite | None = None
     request_headers: Headers | None = None
     response_headers: Headers | None = None
-    compression: Compression | None = None
+    compression: Annotated[
+        Compression | None,
+        BeforeValidator(_switch, json_schema_input_type=Compression | bool | None),
+    ] = None
     cors: Cors | None = None
     basic_auth: BasicAuth | None = None
     allow: tuple[Network, ...] = Field(default=(), max_length=256)
     deny: tuple[Network, ...] = Field(default=(), max_length=256)
     rate_limit: RateLimit | None = None
-    max_connections: MaxConnections | None = None
+    max_connections: ConnectionsRule | None = None
     timeouts: TimeoutSettings | None = None
     retries: Annotated[int, Field(ge=0, le=10, strict=True)] | None = None
     max_body_size: Size | None = None
@@ -411,13 +443,6 @@ class AppConfig(_Model):
     maintenance: Annotated[bool, Field(strict=True)] = False
     canary_match: CanaryMatch | None = None
     template: Name | None = None
-
-    @field_validator("sticky", "compression", mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        if value is True:
-            return {}
-        return None if value is False else value
 
 
 # --- translation -------------------------------------------------------------------------------

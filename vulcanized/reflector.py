@@ -50,7 +50,10 @@ _LONGEST_LINE = 64 << 20
 
 
 class Transport(Protocol):
-    """One resource of a server, as bytes. Every call ends in bounded time or raises SourceError."""
+    """One resource of a server, as bytes. Every wait in it is bounded; it raises SourceError."""
+
+    def start(self, stop: threading.Event) -> None:
+        """Have the other calls end soon once `stop` is set."""
 
     def page(self, more: str) -> bytes:
         """One page of the list, the first for "", else the one that the token asks for."""
@@ -79,6 +82,9 @@ class Timing:
     short: float = 1.0
     retry_after: float = 60.0
     mend: tuple[float, float] = (60.0, 600.0)
+
+
+USUAL_TIMING = Timing()
 
 
 class Cache(Generic[Record]):
@@ -197,7 +203,7 @@ class Reflector(Generic[Record]):
         cache: Cache[Record],
         dirty: DirtyApps,
         *,
-        timing: Timing = Timing(),
+        timing: Timing = USUAL_TIMING,
         clock: Clock = time.monotonic,
         uniform: Uniform = random.uniform,
     ) -> None:
@@ -238,6 +244,7 @@ class Reflector(Generic[Record]):
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Whatever is not a SourceError goes through."""
+        self._transport.start(stop)
         while not stop.is_set():
             try:
                 if self._version is None:

@@ -1,0 +1,457 @@
+"""Pods and their controllers, followed through the Kubernetes API.
+
+The official client gives configuration, authentication and HTTP, and no more: its models take fifty
+times the CPU time, and its watches neither resume nor back off as they should. `listwatch` decodes,
+`reflector` follows: one stream for each resource and namespace.
+
+Every wait for the server is bounded: connecting, the headers of an answer, a whole page of a list,
+and the gap between two bytes of a watch (bookmarks come once a minute).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+import urllib3
+import yaml
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import OpenApiException
+from kubernetes.config import ConfigException
+from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
+from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
+
+from vulcanized.cutter import Cutter, cut_late, live_socket
+from vulcanized.errors import Refused, SettingsError, Unreachable
+from vulcanized.listwatch import Codec, status_error
+from vulcanized.model import AppId, Controller, Pod
+from vulcanized.objects import (
+    DEPLOYMENT,
+    POD,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    Labels,
+    Record,
+    Resource,
+    controllers,
+    pods,
+)
+from vulcanized.reflector import USUAL_TIMING, Cache, Reflector, Timing, Uniform
+from vulcanized.settings import KubernetesSettings
+from vulcanized.slot import Clock, DirtyApps
+
+log = structlog.get_logger(__name__)
+
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+# Of a page of 500 objects (etcd keeps each under 1.5 MB by default), and of a refused request.
+_LARGEST_PAGE = 512 << 20
+_LARGEST_REFUSAL = 64 << 10
+
+_LOST = (OpenApiException, HTTPError, OSError, ValueError)
+"""What the client and urllib3 raise when a request cannot be made or its answer not be read."""
+
+Query = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that the server may take, and how many objects it is asked for at a time.
+
+    `headers` is for the headers of an answer and `page` for the body of a page, from the first to
+    the last byte; `gap` is the longest silence in a watch. A mute server (it accepts, and never
+    answers) is noticed after `connect + headers`, a frozen one after `gap`.
+    """
+
+    connect: float = 5.0
+    headers: float = 20.0
+    page: float = 60.0
+    gap: float = 90.0
+    objects: int = 500
+
+
+class KubernetesSource:
+    """The cluster side: streams, each to be run in a thread of its own, and reads for any thread.
+
+    Raises when made `SettingsError` for a configuration that cannot be used, and `SourceError` for
+    credentials that cannot be had. The server is not asked anything before a stream runs.
+    """
+
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        dirty: DirtyApps,
+        *,
+        limits: Limits = Limits(),
+        timing: Timing = USUAL_TIMING,
+        clock: Clock = time.monotonic,
+        uniform: Uniform = random.uniform,
+        environ: Mapping[str, str] = os.environ,
+        service_account: Path = SERVICE_ACCOUNT,
+    ) -> None:
+        namespaces = tuple(dict.fromkeys(settings.namespaces)) or ("",)
+        labels = Labels(settings.app_label, settings.version_label)
+        server = Server(
+            Credentials(settings, environ, service_account),
+            limits,
+            connections=len(namespaces) * (1 + len(_CONTROLLERS)),
+        )
+
+        def stream(
+            served: Served, namespace: str, resource: Resource[Record], cache: Cache[Record]
+        ) -> Reflector[Record]:
+            transport = ResourceTransport(server, served, namespace, settings.selector)
+            return Reflector(
+                transport.name,
+                transport,
+                Codec(resource),
+                cache,
+                dirty,
+                timing=timing,
+                clock=clock,
+                uniform=uniform,
+            )
+
+        # By namespace; "" for all.
+        self._pods: dict[str, Cache[Pod]] = {}
+        self._controllers: dict[str, tuple[Cache[Controller], ...]] = {}
+        streams: list[Reflector[Pod] | Reflector[Controller]] = []
+        for namespace in namespaces:
+            self._pods[namespace] = Cache()
+            streams.append(stream(_PODS, namespace, pods(labels), self._pods[namespace]))
+            caches = tuple(Cache[Controller]() for _ in _CONTROLLERS)
+            self._controllers[namespace] = caches
+            for served, cache in zip(_CONTROLLERS, caches, strict=True):
+                resource = controllers(served.kind, labels)
+                streams.append(stream(served, namespace, resource, cache))
+        self.streams = tuple(streams)
+
+    def pods(self, app: AppId) -> tuple[Pod, ...]:
+        """The pods of an app, sorted by uid."""
+        cache = self._pods.get(app.namespace) or self._pods.get("")
+        return cache.of(app) if cache is not None else ()
+
+    def controllers(self, app: AppId) -> tuple[Controller, ...]:
+        """The controllers of an app, of all kinds, sorted by uid."""
+        caches = self._controllers.get(app.namespace) or self._controllers.get("", ())
+        found = [record for cache in caches for record in cache.of(app)]
+        return tuple(sorted(found, key=lambda record: record.uid))
+
+    def apps(self) -> set[AppId]:
+        """Every app that has a pod or a controller."""
+        found: set[AppId] = set()
+        for cache in self._pods.values():
+            found |= cache.apps()
+        for caches in self._controllers.values():
+            for kind in caches:
+                found |= kind.apps()
+        return found
+
+
+class Served(NamedTuple):
+    """Where the API server has a resource."""
+
+    plural: str
+    group: str
+    kind: str
+
+    def path(self, namespace: str) -> str:
+        """The path of its list in one namespace, or for "" in all."""
+        base = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        inside = f"/namespaces/{namespace}" if namespace else ""
+        return f"{base}{inside}/{self.plural}"
+
+
+_PODS = Served("pods", "", POD)
+_CONTROLLERS = (
+    Served("replicationcontrollers", "", REPLICATION_CONTROLLER),
+    Served("replicasets", "apps", REPLICA_SET),
+    Served("deployments", "apps", DEPLOYMENT),
+)
+
+
+class ResourceTransport:
+    """Lists and watches one resource, in one namespace or (for "") in all; for one thread."""
+
+    def __init__(self, server: Server, served: Served, namespace: str, selector: str) -> None:
+        self.name = f"kubernetes/{served.plural}" + (f"/{namespace}" if namespace else "")
+        self._server = server
+        self._path = served.path(namespace)
+        self._what = f"{served.plural} in " + (
+            f'namespace "{namespace}"' if namespace else "all namespaces"
+        )
+        self._grant = (
+            f'grant verbs list, watch on resource "{served.plural}" (apiGroup "{served.group}")'
+        )
+        self._selector: Query = [("labelSelector", selector)] if selector else []
+
+    def start(self, stop: threading.Event) -> None:
+        """Have every wait of `page` and `watch` end when `stop` is set."""
+        self._server.start(stop)
+
+    def page(self, more: str) -> bytes:
+        """One page of the list, as the server has it now (no version: never one of before)."""
+        limits = self._server.limits
+        query = [*self._selector, ("limit", str(limits.objects))]
+        if more:
+            query.append(("continue", more))
+        with self._get("list", query, limits.page) as response:
+            return self._server.read(response, _LARGEST_PAGE)
+
+    @contextmanager
+    def watch(self, version: str, seconds: int) -> Iterator[Iterator[bytes]]:
+        """The lines of what happens after `version`, each as soon as its bytes are in."""
+        query = [
+            *self._selector,
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", version),
+            ("timeoutSeconds", str(seconds)),
+        ]
+        with self._get("watch", query, self._server.limits.gap) as response:
+            yield self._server.chunks(response, f"watch {self._what}")
+
+    @contextmanager
+    def _get(self, verb: str, query: Query, gap: float) -> Iterator[urllib3.BaseHTTPResponse]:
+        what = f"{verb} {self._what}"
+        try:
+            opened = self._server.get(what, self._path, query, gap)
+        except Forbidden as error:
+            raise Refused(f"{what} is forbidden: {self._grant}; {error}") from error
+        try:
+            yield opened
+        finally:
+            opened.close()
+            opened.release_conn()
+
+
+class Forbidden(Refused):
+    """403: the server knows who we are, or takes us for anonymous, and does not allow it."""
+
+
+class Server:
+    """One API server: requests as one user, all waits bounded; for any number of threads."""
+
+    def __init__(self, credentials: Credentials, limits: Limits, connections: int) -> None:
+        self.limits = limits
+        self._credentials = credentials
+        self._connections = connections
+        self._cutter = Cutter(tick=min(1.0, limits.headers / 10))
+        self._lock = threading.Lock()
+        self._client: ApiClient | None = self._log_in()
+
+    def start(self, stop: threading.Event) -> None:
+        """Cut every connection when `stop` is set."""
+        self._cutter.serve(stop)
+
+    def get(self, what: str, path: str, query: Query, gap: float) -> urllib3.BaseHTTPResponse:
+        """The answer to a request, its body not read yet; the caller closes and releases it.
+
+        `what` is named in errors; `gap` is the read time-out of the body. Raises what
+        `status_error` makes of an answer other than 200.
+        """
+        client, url, headers = self._prepare(path, query)
+        timeout = (self.limits.connect, gap)
+        try:
+            answer = client.call_api("GET", url, headers, _request_timeout=timeout)
+        except _LOST as error:
+            if _is_tls(error):
+                self._forget(client)
+            raise self._lost(what, error) from error
+        response: urllib3.BaseHTTPResponse = answer.response
+        if response.status == 200:
+            return response
+        try:
+            body = self.read(response, _LARGEST_REFUSAL)
+        finally:
+            response.close()
+            response.release_conn()
+        retry_after = response.headers.get("Retry-After", "")
+        seconds = float(retry_after) if retry_after.isdecimal() else None
+        if response.status == 401:
+            self._forget(client)
+            raise Refused(
+                f"{what}: the server does not accept the credentials of"
+                f" {self._credentials.origin} (401): renew them; they are read again"
+            )
+        if response.status == 403:
+            raise Forbidden(str(status_error(body, "the server says", 403)))
+        raise status_error(body, what, response.status, seconds)
+
+    def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+        """The whole body. Raises `Unreachable` when it does not come in time, or is too large."""
+        what = "reading an answer"
+        sock = live_socket(response)  # None: the body came with the headers
+        late = nullcontext() if sock is None else self._cutter.deadline(sock, self.limits.page)
+        with late as deadline:
+            try:
+                body = response.read(most + 1)
+            except _LOST as error:
+                if deadline is not None and deadline.passed:
+                    limit = f"{what}: not complete after {self.limits.page:g} s"
+                    raise Unreachable(limit) from error
+                raise self._lost(what, error) from error
+        if len(body) > most:
+            raise Unreachable(f"{what}: more than {most} bytes")
+        return body
+
+    def chunks(self, response: urllib3.BaseHTTPResponse, what: str) -> Iterator[bytes]:
+        """The body as it comes in. `read` would wait for a full buffer where it is not chunked."""
+        try:
+            if getattr(response, "chunked", False):
+                yield from response.stream(1 << 16)
+            else:
+                while chunk := response.read1(1 << 16):
+                    yield chunk
+        except _LOST as error:
+            raise self._lost(what, error) from error
+
+    def _prepare(self, path: str, query: Query) -> tuple[ApiClient, str, dict[str, str]]:
+        # Under the lock: it may run the credentials' exec plugin, and once is enough.
+        with self._lock:
+            if self._client is None:
+                try:
+                    self._client = self._log_in()
+                except SettingsError as error:
+                    raise Refused(str(error)) from error
+            client = self._client
+            try:
+                _, url, headers, _, _ = client.param_serialize(
+                    "GET",
+                    path,
+                    query_params=list(query),
+                    header_params={"Accept": "application/json"},
+                    auth_settings=["BearerToken"],
+                )
+            except (ConfigException, *_LOST) as error:
+                raise Refused(f"{self._credentials.origin}: {error}") from error
+        token = headers.get("authorization", "").strip()
+        if not (token.isascii() and token.isprintable()):
+            # http.client would refuse it too, and print it.
+            raise Refused(f"{self._credentials.origin}: the token is not one line of plain text")
+        if token:
+            headers["authorization"] = token
+        return client, url, headers
+
+    def _log_in(self) -> ApiClient:
+        configuration = self._credentials.load()
+        configuration.retries = False  # urllib3 would sleep where nothing can wake it
+        configuration.keep_alive = True
+        configuration.connection_pool_maxsize = self._connections
+        client = ApiClient(configuration)
+        client.user_agent = "vulcanized"
+        cut_late(client.rest_client.pool_manager, self._cutter, self.limits.headers)
+        log.info("kubernetes", server=configuration.host, credentials=str(self._credentials.origin))
+        return client
+
+    def _forget(self, client: ApiClient) -> None:
+        """Read the credentials again for the next request: files are renewed under us."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
+                client.close()
+
+    def _lost(self, what: str, error: Exception) -> Unreachable:
+        return Unreachable(f"{what}: {self._reason(error)}")
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, ConnectTimeoutError):
+            return f"no connection within {self.limits.connect:g} s"
+        if isinstance(error, ReadTimeoutError):
+            return "the connection is silent: nothing came for too long"
+        if isinstance(error, OpenApiException):
+            return " ".join(str(getattr(error, "reason", error)).split())
+        cause = next((arg for arg in error.args if isinstance(arg, OSError)), None)
+        return str(cause or error) or type(error).__name__
+
+
+def _is_tls(error: Exception) -> bool:
+    # The client turns urllib3's SSLError into this.
+    return isinstance(error, OpenApiException) and getattr(error, "status", None) == 0
+
+
+class Credentials:
+    """Where the API server is, and who we are there: in-cluster, or by a kubeconfig.
+
+    Without a kubeconfig in the settings it is in-cluster where the environment says so, else the
+    user's own: `KUBECONFIG`, else `~/.kube/config`.
+    """
+
+    def __init__(
+        self, settings: KubernetesSettings, environ: Mapping[str, str], service_account: Path
+    ) -> None:
+        self._context = settings.context or None
+        self._environ = environ
+        self._account = service_account
+        self._in_cluster = settings.kubeconfig is None and SERVICE_HOST_ENV_NAME in environ
+        users = environ.get("KUBECONFIG") or "~/.kube/config"
+        self._kubeconfig = str(settings.kubeconfig or users)
+        self.origin = (
+            f"the service account in {service_account}" if self._in_cluster else self._kubeconfig
+        )
+
+    def load(self) -> Configuration:
+        """Raises `SettingsError`, and `Refused` when an exec plugin fails."""
+        configuration = Configuration()
+        try:
+            if self._in_cluster:
+                InClusterConfigLoader(
+                    token_filename=str(self._account / "token"),
+                    cert_filename=str(self._account / "ca.crt"),
+                    environ=self._environ,
+                ).load_and_set(configuration)
+            else:
+                self._load_kubeconfig(configuration)
+        except yaml.YAMLError as error:
+            raise self._broken(f"not YAML: {' '.join(str(error).split())}") from error
+        except (ConfigException, OSError, ValueError) as error:
+            raise self._broken(str(error)) from error
+        except (TypeError, KeyError, AttributeError) as error:
+            raise self._broken(f"not a kubeconfig: {error}") from error
+        return configuration
+
+    def _load_kubeconfig(self, configuration: Configuration) -> None:
+        merged = KubeConfigMerger(self._kubeconfig).config
+        if merged is None:
+            raise self._broken(
+                "there is no such file: set kubernetes.kubeconfig to one, or run in a cluster"
+            )
+        loader: Any = _Loader
+        loader(merged, self._context, config_base_path=None).load_and_set(configuration)
+
+    def _broken(self, problem: str) -> SettingsError:
+        return SettingsError(self.origin, (problem,))
+
+
+class _Loader(KubeConfigLoader):
+    """The client's loader, with an exec plugin that ends and whose failure is one."""
+
+    def _load_from_exec_plugin(self) -> Any:
+        user: Any = self._user
+        plugin = user.safe_get("exec")
+        if plugin is None:
+            return None
+        command = str(plugin.get("command", ""))
+        # The client waits for a plugin for ever, and gives us no way to bound it but this.
+        bounded = ["--foreground", "--kill-after=5", "30", command, *(plugin.get("args") or ())]
+        exec_ = {**plugin, "command": "timeout", "args": bounded}
+        self._user = ConfigNode(user.name, {**user.value, "exec": exec_}, user.path)
+        try:
+            loaded = super()._load_from_exec_plugin()  # type: ignore[no-untyped-call]
+        finally:
+            self._user = user
+        if not loaded:
+            raise Refused(
+                f"{user.path}: the exec plugin {command!r} gave no credentials within 30 s: run it"
+                " by hand to see why"
+            )
+        return loaded

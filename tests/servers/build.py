@@ -30,6 +30,8 @@ _VERSION = "k8s.io/component-base/version"
 
 Progress = Callable[[str], None]
 
+_failed: dict[Path, str] = {}
+
 
 @dataclass(frozen=True)
 class GoModule:
@@ -80,7 +82,7 @@ def ensure(module: GoModule, *programs: str, progress: Progress | None = None) -
     `programs` are those that the caller wants (all by default): the folder that
     `KUBEBUILDER_ASSETS` names is taken if it has them all, so that one control plane is never of
     two versions. Several processes may ask at once: one builds, the others wait for it. Raises
-    `ServerMissing` if Go is absent, too old, or fails.
+    `ServerMissing` if Go is absent, too old, or fails; what failed is not tried again.
     """
     say = progress or (lambda line: None)
     given = in_assets(*(programs or module.programs))
@@ -88,11 +90,17 @@ def ensure(module: GoModule, *programs: str, progress: Progress | None = None) -
         return given
     cache = cache_folder()
     final = cache / f"{module.name}-{module.key()}"
+    if final in _failed:
+        raise ServerMissing(_failed[final])
     if not final.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(final.with_suffix(".lock"), lambda: say(f"{module.title}: waiting for a build")):
             if not final.exists():
-                _build(module, final, say)
+                try:
+                    _build(module, final, say)
+                except ServerMissing as missing:
+                    _failed[final] = str(missing)
+                    raise
     return final
 
 

@@ -6,11 +6,11 @@ There is no kubelet: pods are scheduled and then stay Pending, unless a
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -198,9 +198,9 @@ class ControlPlane:
             self._grant(user, [dict(rule) for rule in rules], namespace)
         return user
 
-    def client(self, user: User) -> Api:
+    def client(self, user: User, *, timeout: float = 15.0) -> Api:
         """Requests as that user; the caller closes it. `api` is the administrator's."""
-        return Api(self.url, self.ca, user.token)
+        return Api(self.url, self.ca, user.token, timeout=timeout)
 
     def write_kubeconfig(self, path: Path, user: User, server: str | None = None) -> Path:
         """A kubeconfig for that user, through `server` (a proxy's URL on 127.0.0.1) if given."""
@@ -226,13 +226,18 @@ class ControlPlane:
         return name
 
     def delete_namespace(self, name: str, wait: float = 0.0) -> None:
-        """Delete a namespace with all in it; `wait` seconds for that to be done, 0: do not."""
+        """Delete a namespace with all in it, if it is there still.
+
+        `wait` is how many seconds to wait for that to be done. It takes 5 to 15 s by itself: the
+        namespace controller counts what is left only now and then.
+        """
         path = f"/api/v1/namespaces/{name}"
-        self.api.delete(path)
+        with contextlib.suppress(ApiError):
+            self.api.delete(path)
         if wait:
             eventually(lambda: self._is_gone(path), wait, f"namespace {name} is gone")
 
-    @contextmanager
+    @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[str]:
         """A new namespace for the time of a `with` block."""
         name = self.create_namespace(prefix)

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from tests.servers.etcd import Etcd, EtcdError
-from tests.servers.fixtures import missing
+from tests.servers.fixtures import NewEtcd
 from tests.servers.ports import free_port
 from tests.servers.process import ServerFailed
-from tests.servers.programs import ServerMissing
 from tests.servers.wait import eventually
-
-NewEtcd = Callable[..., Etcd]
-
-
-@pytest.fixture
-def new_etcd() -> Iterator[NewEtcd]:
-    with ExitStack() as stack:
-
-        def start(**options: object) -> Etcd:
-            try:
-                return stack.enter_context(Etcd(**options))  # type: ignore[arg-type]
-            except ServerMissing as reason:
-                missing(reason)
-
-        yield start
 
 
 def test_keys_are_written_listed_and_deleted(etcd_server: Etcd) -> None:

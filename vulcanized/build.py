@@ -184,7 +184,7 @@ def build(
             Problem(
                 app,
                 "no_servers",
-                f"no ready pod of {_names(split)}: requests are answered with 503",
+                f"no pod{_of(split)} is ready: requests are answered with 503",
             )
         )
     desired = DesiredApp(
@@ -314,6 +314,10 @@ def _names(split: tuple[Share, ...] | None) -> str:
     if split is None or split[0].version == ANY_VERSION:
         return "every version"
     return "version " + ", ".join(share.version for share in split)
+
+
+def _of(split: tuple[Share, ...]) -> str:
+    return "" if split[0].version == ANY_VERSION else f" of {_names(split)}"
 
 
 def _all(placed: dict[str, list[Server]]) -> list[Server]:

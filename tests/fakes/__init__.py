@@ -1,0 +1,1 @@
+"""Servers of our own for what cannot be asked of the real ones."""

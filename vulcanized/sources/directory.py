@@ -1,0 +1,391 @@
+"""The embedded default: manifests and the store as files, both followed. No server is needed.
+
+`ManifestSource` stands in for a cluster: `*.yaml`, `*.yml` and `*.json` below a directory hold pods
+and controllers as kubectl prints them. `DirectoryStore` stands in for etcd: `apps/<ns>/<app>.json`
+holds an app config, `active/<ns>/<app>` an activation. Either can be used without the other.
+
+How files are read is `filetree`'s business. Beyond that: a manifest file that cannot be parsed, or
+is empty, leaves its last good objects in effect, and so does a single object for itself. An empty
+activation is handed on: an empty text is none that could take effect, so the last one does.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import structlog
+
+from vulcanized.doorbell import Doorbell
+from vulcanized.errors import Invalid, SourceError
+from vulcanized.filetree import FileTree, Patience
+from vulcanized.manifests import Parsed, Record, parse
+from vulcanized.model import AppId, Controller, Document, Pod, SourcePhase, SourceState
+from vulcanized.objects import Labels, Manifests
+from vulcanized.reflector import Cache
+from vulcanized.slot import Clock, DirtyApps
+
+log = structlog.get_logger(__name__)
+
+RESCAN: Final = 5.0
+"""Seconds between looks at everything: what a bell missed is found then."""
+
+RESCAN_WITHOUT_BELL: Final = 0.5
+"""Seconds between looks where inotify cannot help, or while the directory is missing."""
+
+_SLICE: Final = 0.2
+"""Seconds. The stop event is looked at so often."""
+
+_FIRST_CALM: Final = 1.0
+"""Seconds. Files that are still being written hold up the first word for so long at most."""
+
+MANIFEST_LIMIT: Final = 8 << 20
+STORE_LIMIT: Final = 1 << 20
+
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_APP: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+class _FileStream(ABC):
+    """One directory, followed by one thread. Subclasses say what its files mean."""
+
+    def __init__(self, name: str, tree: FileTree, root: Path, dirty: DirtyApps, clock: Clock):
+        self.name = name
+        self.spoken = False
+        self._tree = tree
+        self._root = root
+        self._dirty = dirty
+        self._clock = clock
+        self._heard = clock()
+        self._error = ""
+        self._skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
+        """Take over changed files; the apps for which something changed."""
+
+    @abstractmethod
+    def _problems(self) -> Mapping[str, str]:
+        """What cannot be used now, each with its reason."""
+
+    @abstractmethod
+    def _records(self) -> int: ...
+
+    def state(self) -> SourceState:
+        """How this stream is doing now. `skipped`: files and objects that cannot be used now."""
+        phase = SourcePhase.STALE if self._error else SourcePhase.SYNCED
+        return SourceState(
+            name=self.name,
+            phase=phase if self.spoken else SourcePhase.STARTING,
+            age=max(0.0, self._clock() - self._heard),
+            records=self._records(),
+            skipped=len(self._skipped),
+            error=self._error,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set."""
+        began = self._clock()
+        rescan_at = began
+        files: Mapping[str, bool] | None = None
+        since = began
+        with Doorbell(self._root, self._clock) as bell:
+            while not stop.is_set():
+                now = self._clock()
+                if bell.arm() or now >= rescan_at:
+                    files = None
+                self._look(files, since, patient=now - began < _FIRST_CALM)
+                if files is None:
+                    calm = bell.works and not self._error
+                    rescan_at = now + (RESCAN if calm else RESCAN_WITHOUT_BELL)
+                until = min(rescan_at, self._tree.due() or rescan_at)
+                ring = None
+                while ring is None and not stop.is_set() and self._clock() < until:
+                    ring = bell.wait(min(_SLICE, until - self._clock()))
+                files, since = ring or ({}, self._clock())
+
+    def _look(self, files: Mapping[str, bool] | None, since: float, *, patient: bool) -> None:
+        try:
+            changed = self._take(self._tree.look(files))
+        except SourceError as error:
+            if str(error) != self._error:
+                log.warning("source failed", source=self.name, error=str(error))
+            self._error = str(error)
+            return
+        if self._error:
+            log.info("source recovered", source=self.name)
+        self._error = ""
+        self._heard = self._clock()
+        self._complain()
+        if self.spoken:
+            if changed:
+                self._dirty.mark(changed, since)
+        elif not patient or self._tree.due() is None:
+            self.spoken = True
+            log.info("listed", source=self.name, records=self._records(), cause="start")
+            self._dirty.mark_all()
+
+    def _complain(self) -> None:
+        """Say what is skipped, once for as long as it stays so."""
+        problems = dict(self._problems())
+        for file, reason in problems.items():
+            if self._skipped.get(file) != reason:
+                log.warning("file skipped", source=self.name, file=file, reason=reason)
+        self._skipped = problems
+
+
+class ManifestSource:
+    """The cluster side from files. `pods` and `controllers` may be called by any thread."""
+
+    def __init__(
+        self,
+        root: Path,
+        dirty: DirtyApps,
+        *,
+        labels: Labels = Labels(),
+        patience: Patience = Patience(),
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._pods: Cache[Pod] = Cache()
+        self._controllers: Cache[Controller] = Cache()
+        tree = FileTree(root, _is_manifest, MANIFEST_LIMIT, patience=patience, clock=clock)
+        self.streams = (
+            _ManifestStream(
+                tree, root, dirty, clock, Manifests(labels), self._pods, self._controllers
+            ),
+        )
+
+    def pods(self, app: AppId) -> tuple[Pod, ...]:
+        """The pods of one app, sorted by uid."""
+        return self._pods.of(app)
+
+    def controllers(self, app: AppId) -> tuple[Controller, ...]:
+        """The controllers of one app, sorted by uid."""
+        return self._controllers.of(app)
+
+    def apps(self) -> set[AppId]:
+        """The apps that have a pod or a controller."""
+        return self._pods.apps() | self._controllers.apps()
+
+
+def _is_manifest(file: PurePosixPath) -> bool:
+    return file.suffix in (".yaml", ".yml", ".json")
+
+
+class _ManifestStream(_FileStream):
+    def __init__(
+        self,
+        tree: FileTree,
+        root: Path,
+        dirty: DirtyApps,
+        clock: Clock,
+        manifests: Manifests,
+        pods: Cache[Pod],
+        controllers: Cache[Controller],
+    ) -> None:
+        super().__init__("manifests", tree, root, dirty, clock)
+        self._manifests = manifests
+        self._pods = pods
+        self._controllers = controllers
+        self._files: dict[str, Parsed] = {}
+        self._unreadable: dict[str, str] = {}
+        self._claims: dict[str, dict[str, Record]] = {}
+
+    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
+        touched: set[str] = set()
+        for file, content in sorted(changes.items()):
+            touched |= self._replace(file, content)
+        return self._put_in_effect(touched)
+
+    def _replace(self, file: str, content: bytes | None) -> set[str]:
+        """Take over one file; the uids that it held or holds."""
+        before = self._files.pop(file, Parsed())
+        self._unreadable.pop(file, None)
+        after = Parsed()
+        if content is not None:
+            try:
+                after = parse(content, file, self._manifests)
+            except Invalid as error:
+                self._unreadable[file] = error.reason
+                self._files[file] = before
+                return set()
+            # An object that cannot be used stays as it was, all of them if it cannot be told which.
+            kept = before.records if "" in after.invalid else after.invalid
+            for key in kept:
+                if key in before.records:
+                    after.records.setdefault(key, before.records[key])
+            self._files[file] = after
+        for record in before.records.values():
+            self._claims[record.uid].pop(file, None)
+        for record in after.records.values():
+            self._claims.setdefault(record.uid, {})[file] = record
+        records = (*before.records.values(), *after.records.values())
+        return {record.uid for record in records}
+
+    def _put_in_effect(self, uids: Iterable[str]) -> set[AppId]:
+        """Add before removing. Of files that hold the same object the first by name counts."""
+        changed: set[AppId] = set()
+        gone: list[str] = []
+        for uid in uids:
+            claims = self._claims[uid]
+            if not claims:
+                del self._claims[uid]
+                gone.append(uid)
+                continue
+            record = claims[min(claims)]
+            if isinstance(record, Pod):
+                changed.update(self._pods.put(record), self._controllers.remove(uid))
+            else:
+                changed.update(self._controllers.put(record), self._pods.remove(uid))
+        for uid in gone:
+            changed.update(self._pods.remove(uid), self._controllers.remove(uid))
+        return changed
+
+    def _problems(self) -> Mapping[str, str]:
+        problems = {**self._tree.problems, **self._unreadable}
+        for file, parsed in self._files.items():
+            for key, reason in parsed.invalid.items():
+                problems[f"{file} {key}".strip()] = reason
+        for uid, claims in self._claims.items():
+            first, *others = sorted(claims)
+            problems.update({f"{other} {uid}": f"is in {first} already" for other in others})
+        return problems
+
+    def _records(self) -> int:
+        return len(self._pods) + len(self._controllers)
+
+
+class DirectoryStore:
+    """The store side from files. Its reads may be called by any thread."""
+
+    def __init__(
+        self,
+        root: Path,
+        dirty: DirtyApps,
+        *,
+        patience: Patience = Patience(),
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._documents = _Documents()
+        tree = FileTree(root, _is_stored, STORE_LIMIT, patience=patience, clock=clock)
+        self.streams = (_StoreStream(tree, root, dirty, clock, self._documents),)
+
+    def config(self, app: AppId) -> Document | None:
+        """The text of the app's config as it is written, None without one."""
+        return self._documents.get("apps", app)
+
+    def activation(self, app: AppId) -> Document | None:
+        """The text of the app's activation as it is written, None without one."""
+        return self._documents.get("active", app)
+
+    def apps(self) -> set[AppId]:
+        """The apps that have a config or an activation."""
+        return self._documents.apps()
+
+
+class _Documents:
+    """Documents by folder (`apps`, `active`) and app. One thread writes, any may read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._documents: dict[tuple[str, AppId], Document] = {}
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def get(self, folder: str, app: AppId) -> Document | None:
+        return self._documents.get((folder, app))
+
+    def put(self, folder: str, app: AppId, document: Document | None) -> bool:
+        """True when that changed something."""
+        with self._lock:
+            if document is None:
+                return self._documents.pop((folder, app), None) is not None
+            changed = self._documents.get((folder, app)) != document
+            self._documents[folder, app] = document
+            return changed
+
+    def apps(self) -> set[AppId]:
+        with self._lock:
+            return {app for _, app in self._documents}
+
+
+def _is_stored(file: PurePosixPath) -> bool:
+    _place(file)
+    return True
+
+
+def _place(file: PurePosixPath) -> tuple[str, AppId]:
+    """Folder and app of a file of the store. Raises Invalid for any other name."""
+    layout = "is neither apps/<namespace>/<app>.json nor active/<namespace>/<app>; rename it"
+    if len(file.parts) != 3:
+        raise Invalid(str(file), layout)
+    folder, namespace, name = file.parts
+    if folder not in ("apps", "active") or (folder == "apps") != name.endswith(".json"):
+        raise Invalid(str(file), layout)
+    app = name.removesuffix(".json")
+    if not _NAMESPACE.fullmatch(namespace) or not _APP.fullmatch(app):
+        raise Invalid(str(file), "is named by what Kubernetes allows no name to be; rename it")
+    return folder, AppId(namespace, app)
+
+
+class _StoreStream(_FileStream):
+    def __init__(
+        self,
+        tree: FileTree,
+        root: Path,
+        dirty: DirtyApps,
+        clock: Clock,
+        documents: _Documents,
+    ) -> None:
+        super().__init__("store", tree, root, dirty, clock)
+        self._documents = documents
+        self._stand_ins: set[str] = set()
+
+    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
+        changed: set[AppId] = set()
+        for file, content in changes.items():
+            self._stand_ins.discard(file)
+            # Whatever is not UTF-8 comes out as a backslash, which neither JSON nor a version has
+            # there: the app keeps its last good one, and the problem shows.
+            text = None if content is None else content.decode(errors="backslashreplace")
+            changed |= self._put(file, text)
+        return changed | self._stand_in()
+
+    def _stand_in(self) -> set[AppId]:
+        """A file that is there but cannot be used is not an absent one.
+
+        Without an activation every version would take traffic. What was read before stays; else an
+        empty text stands in, which cannot take effect.
+        """
+        changed: set[AppId] = set()
+        problems = self._tree.problems
+        for file in self._stand_ins - problems.keys():
+            self._stand_ins.discard(file)
+            changed |= self._put(file, None)
+        for file, reason in problems.items():
+            try:
+                known = self._documents.get(*_place(PurePosixPath(file)))
+            except Invalid:
+                continue
+            if known is None:
+                self._stand_ins.add(file)
+                changed |= self._put(file, "", f" ({reason})")
+        return changed
+
+    def _put(self, file: str, text: str | None, remark: str = "") -> set[AppId]:
+        folder, app = _place(PurePosixPath(file))
+        origin = f"{self._root.name}/{file}{remark}"
+        document = None if text is None else Document(text, origin)
+        return {app} if self._documents.put(folder, app, document) else set()
+
+    def _problems(self) -> Mapping[str, str]:
+        return self._tree.problems
+
+    def _records(self) -> int:
+        return len(self._documents)

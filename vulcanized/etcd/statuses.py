@@ -15,6 +15,7 @@ _NO_USERS = "authentication is not enabled"
 _WRONG_LOGIN = "authentication failed"
 _DENIED = "permission denied"
 _NO_SPACE = "database space exceeded"
+_TOO_LARGE = "larger than max"  # RESOURCE_EXHAUSTED, by etcd's gRPC before etcd sees it
 _NO_LEASE = "requested lease not found"
 
 # gRPC's own words (pick_first.cc) when no connection could be made, so nothing was sent.
@@ -75,7 +76,7 @@ def _by_code(code: grpc.StatusCode | None, details: str, at: str, doing: str) ->
         return Expired(f"{at} no longer has the revision asked for ({doing}): {details}")
     if code is status.UNAUTHENTICATED:
         return Refused(f"{at} does not accept who we are ({doing}): {details}")
-    if code is status.INVALID_ARGUMENT:
+    if code is status.INVALID_ARGUMENT or _TOO_LARGE in details:
         return Refused(f"{at} does not take what was sent ({doing}): {details}")
     if code is status.DEADLINE_EXCEEDED:
         return Unreachable(f"{at} did not answer in time ({doing}): see that it runs, not frozen")

@@ -42,6 +42,7 @@ class NodeAgent:
 
     `behaviour` is what pods do by themselves unless `behave` says otherwise. Safe to command from
     several threads. Moments are on `time.monotonic()`'s clock, which all processes share.
+    Every command raises `AgentError` if the agent refuses it, OSError if the agent does not answer.
 
     `process` can be paused (pods accept connections and never answer, nodes send no heartbeat) and
     killed (a crash of all nodes).

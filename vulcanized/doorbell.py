@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +33,9 @@ from watchdog.observers.api import BaseObserver
 from vulcanized.slot import Clock
 
 log = structlog.get_logger(__name__)
+
+# watchdog 7.1 says so of itself when a watched folder is renamed away and back; it goes on well.
+warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, r"watchdog\.")
 
 _COMINGS_AND_GOINGS: Final[list[type[FileSystemEvent]]] = [
     DirCreatedEvent,
@@ -87,17 +91,22 @@ class Doorbell:
         Where the system does not let us watch (inotify's limits), `works` is False.
         """
         here = (_identity(self._root), _identity(self._root.parent))
-        if here == self._watched:
+        if here == self._watched and (self._observer is None or self._lives(self._observer)):
             return False
         self._watched = here
         self._end()
         try:
             self._start()
         except OSError as error:
+            self._end()
             self._complain(error)
         else:
             self.works = True
         return True
+
+    def distrust(self) -> None:
+        """Something changed and the bell did not ring: `arm` starts anew."""
+        self._watched = None
 
     def wait(self, timeout: float) -> Ring | None:
         """Wait up to `timeout` seconds for the bell; None: it did not ring."""
@@ -122,6 +131,10 @@ class Doorbell:
             inside = _Handler(self, real, None)
             observer.schedule(inside, real, recursive=True, event_filter=_CHANGES)
         observer.start()
+
+    @staticmethod
+    def _lives(observer: BaseObserver) -> bool:
+        return observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
 
     def _end(self) -> None:
         self.works = False

@@ -54,8 +54,11 @@ _APP: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 class _FileStream(ABC):
     """One directory, followed by one thread. Subclasses say what its files mean."""
 
-    def __init__(self, name: str, tree: FileTree, root: Path, dirty: DirtyApps, clock: Clock):
+    def __init__(
+        self, name: str, tree: FileTree, root: Path, dirty: DirtyApps, clock: Clock, rescan: float
+    ) -> None:
         self.name = name
+        self._rescan = rescan
         self.spoken = False
         self._tree = tree
         self._root = root
@@ -64,6 +67,7 @@ class _FileStream(ABC):
         self._heard = clock()
         self._error = ""
         self._skipped: dict[str, str] = {}
+        self._missed = 0
 
     @abstractmethod
     def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
@@ -77,13 +81,18 @@ class _FileStream(ABC):
     def _records(self) -> int: ...
 
     def state(self) -> SourceState:
-        """How this stream is doing now. `skipped`: files and objects that cannot be used now."""
+        """How this stream is doing now.
+
+        `skipped`: files and objects that cannot be used now. Relist cause: `missed`, a look by the
+        clock found what no event had told.
+        """
         phase = SourcePhase.STALE if self._error else SourcePhase.SYNCED
         return SourceState(
             name=self.name,
             phase=phase if self.spoken else SourcePhase.STARTING,
             age=max(0.0, self._clock() - self._heard),
             records=self._records(),
+            relists={"missed": self._missed} if self._missed else {},
             skipped=len(self._skipped),
             error=self._error,
         )
@@ -97,26 +106,31 @@ class _FileStream(ABC):
         with Doorbell(self._root, self._clock) as bell:
             while not stop.is_set():
                 now = self._clock()
+                unasked = files == {} and self._tree.due() is None and bell.works
                 if bell.arm() or now >= rescan_at:
                     files = None
-                self._look(files, since, patient=now - began < _FIRST_CALM)
+                changed = self._look(files, since, patient=now - began < _FIRST_CALM)
+                if changed and unasked:
+                    self._missed += 1
+                    bell.distrust()
                 if files is None:
                     calm = bell.works and not self._error
-                    rescan_at = now + (RESCAN if calm else RESCAN_WITHOUT_BELL)
+                    rescan_at = now + (self._rescan if calm else RESCAN_WITHOUT_BELL)
                 until = min(rescan_at, self._tree.due() or rescan_at)
                 ring = None
                 while ring is None and not stop.is_set() and self._clock() < until:
                     ring = bell.wait(min(_SLICE, until - self._clock()))
                 files, since = ring or ({}, self._clock())
 
-    def _look(self, files: Mapping[str, bool] | None, since: float, *, patient: bool) -> None:
+    def _look(self, files: Mapping[str, bool] | None, since: float, *, patient: bool) -> bool:
+        """Look once; True when something changed."""
         try:
             changed = self._take(self._tree.look(files))
         except SourceError as error:
             if str(error) != self._error:
                 log.warning("source failed", source=self.name, error=str(error))
             self._error = str(error)
-            return
+            return False
         if self._error:
             log.info("source recovered", source=self.name)
         self._error = ""
@@ -129,6 +143,7 @@ class _FileStream(ABC):
             self.spoken = True
             log.info("listed", source=self.name, records=self._records(), cause="start")
             self._dirty.mark_all()
+        return bool(changed)
 
     def _complain(self) -> None:
         """Say what is skipped, once for as long as it stays so."""
@@ -149,6 +164,7 @@ class ManifestSource:
         *,
         labels: Labels = Labels(),
         patience: Patience = Patience(),
+        rescan: float = RESCAN,
         clock: Clock = time.monotonic,
     ) -> None:
         self._pods: Cache[Pod] = Cache()
@@ -156,7 +172,7 @@ class ManifestSource:
         tree = FileTree(root, _is_manifest, MANIFEST_LIMIT, patience=patience, clock=clock)
         self.streams = (
             _ManifestStream(
-                tree, root, dirty, clock, Manifests(labels), self._pods, self._controllers
+                tree, root, dirty, clock, rescan, Manifests(labels), self._pods, self._controllers
             ),
         )
 
@@ -184,11 +200,12 @@ class _ManifestStream(_FileStream):
         root: Path,
         dirty: DirtyApps,
         clock: Clock,
+        rescan: float,
         manifests: Manifests,
         pods: Cache[Pod],
         controllers: Cache[Controller],
     ) -> None:
-        super().__init__("manifests", tree, root, dirty, clock)
+        super().__init__("manifests", tree, root, dirty, clock, rescan)
         self._manifests = manifests
         self._pods = pods
         self._controllers = controllers
@@ -269,11 +286,12 @@ class DirectoryStore:
         dirty: DirtyApps,
         *,
         patience: Patience = Patience(),
+        rescan: float = RESCAN,
         clock: Clock = time.monotonic,
     ) -> None:
         self._documents = _Documents()
         tree = FileTree(root, _is_stored, STORE_LIMIT, patience=patience, clock=clock)
-        self.streams = (_StoreStream(tree, root, dirty, clock, self._documents),)
+        self.streams = (_StoreStream(tree, root, dirty, clock, rescan, self._documents),)
 
     def config(self, app: AppId) -> Document | None:
         """The text of the app's config as it is written, None without one."""
@@ -341,9 +359,10 @@ class _StoreStream(_FileStream):
         root: Path,
         dirty: DirtyApps,
         clock: Clock,
+        rescan: float,
         documents: _Documents,
     ) -> None:
-        super().__init__("store", tree, root, dirty, clock)
+        super().__init__("store", tree, root, dirty, clock, rescan)
         self._documents = documents
         self._stand_ins: set[str] = set()
 

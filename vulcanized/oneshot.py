@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vulcanized.daemon import Parts, Runtime, assemble
-from vulcanized.errors import Unreachable, VulcanizedError
+from vulcanized.errors import SettingsError, Unreachable, VulcanizedError
 from vulcanized.memory import SqliteMemory
 from vulcanized.metrics import Metrics
 from vulcanized.reconciler import Reconciler, Snapshot, Stream
 from vulcanized.settings import Settings
 
 SPEAK_SECONDS = 30.0
-"""A one-shot command waits this long for every source to speak, and for a target to follow."""
+"""A one-shot command waits this long for every source to speak."""
+
+FOLLOW_SECONDS = 15.0
+"""And `run --once` this long for the targets to follow."""
+
+USAGE = SettingsError.exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,13 @@ def run_once(settings: Settings) -> Looked:
     runtime.start()
     try:
         _await_sources(runtime.parts.streams, failed)
-        deadline = time.monotonic() + SPEAK_SECONDS
+        deadline = time.monotonic() + FOLLOW_SECONDS
         while not _settled(runtime):
             if failed.is_set():
                 raise VulcanizedError("a thread failed: see the log")
-            if time.monotonic() >= deadline:
+            # What the settings are at fault for does not mend itself by waiting.
+            hopeless = any(state.exit_code == USAGE for state in runtime.targets())
+            if hopeless or time.monotonic() >= deadline:
                 _raise_failures(runtime)
             failed.wait(0.01)
         return Looked(runtime.parts, runtime.reconciler.snapshot())

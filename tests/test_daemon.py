@@ -1,0 +1,277 @@
+"""The daemon as a process, on files and a real HAProxy: what an operator sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemons import Vulcanized, ask, eventually_served_by, served_by
+from tests.servers.fixtures import missing
+from tests.servers.localpods import Files, LocalPods
+from tests.servers.ports import free_port
+from tests.servers.programs import ServerMissing, find_program
+from tests.servers.wait import eventually
+
+HOST = "todo.example.com"
+
+
+@pytest.fixture(autouse=True)
+def _haproxy() -> None:
+    try:
+        find_program("haproxy")
+    except ServerMissing as reason:
+        missing(reason)
+
+
+@pytest.fixture
+def pods() -> Iterator[LocalPods]:
+    with LocalPods() as running:
+        yield running
+
+
+@pytest.fixture
+def files(tmp_path: Path, pods: LocalPods) -> Files:
+    """Two blue pods and a green one of the app todo, blue active."""
+    files = Files(tmp_path)
+    for name, version in (("blue-1", "blue"), ("blue-2", "blue"), ("green-1", "green")):
+        pods.start(name, version)
+        files.pod(pods.manifest(name))
+    files.config()
+    files.activate("blue\n")
+    return files
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, files: Files) -> Iterator[Vulcanized]:
+    with Vulcanized(tmp_path / "v", files.sides) as made:
+        yield made.start()
+
+
+def worker(daemon: Vulcanized) -> int:
+    """The pid of HAProxy's worker."""
+    with socket.socket(socket.AF_UNIX) as cli:
+        cli.settimeout(5)
+        cli.connect(str(daemon.directory / "master.sock"))
+        cli.sendall(b"show proc;quit\n")
+        text = b"".join(iter(lambda: cli.recv(65536), b"")).decode()
+    return next(int(line.split()[0]) for line in text.splitlines() if " worker " in line)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_is_ready_and_active_is_served_as_soon_as_it_says_ready(daemon: Vulcanized) -> None:
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    assert ask(daemon.url, "unknown.example.com")[0] == 404
+    assert daemon.page("/healthz")[0] == 200
+    assert daemon.page("/readyz")[0] == 200
+    assert b"default/todo" in daemon.page("/")[1]
+
+
+def test_a_switch_is_one_write_and_no_reload(daemon: Vulcanized, files: Files) -> None:
+    before = worker(daemon)
+    files.activate("green")
+    eventually_served_by(daemon.url, HOST, ["green-1"])
+    assert worker(daemon) == before
+    assert daemon.app("default/todo")["activation"]["in_effect"] == "green"
+
+
+def test_pods_come_and_go_without_a_reload(
+    daemon: Vulcanized, files: Files, pods: LocalPods
+) -> None:
+    before = worker(daemon)
+    pods.start("blue-3", "blue")
+    files.pod(pods.manifest("blue-3", ready=False))
+    eventually(lambda: daemon.metric("vulcanized_source_records", source="manifests") == 4, 5)
+    files.pod(pods.manifest("blue-3"))
+    eventually_served_by(daemon.url, HOST, ["blue-1", "blue-2", "blue-3"])
+    files.pod(pods.manifest("blue-1", terminating=True))
+    eventually_served_by(daemon.url, HOST, ["blue-2", "blue-3"])
+    files.remove_pod("blue-2")
+    eventually_served_by(daemon.url, HOST, ["blue-3"])
+    assert worker(daemon) == before
+    assert daemon.metric("vulcanized_event_to_effect_seconds_count", target="edge") > 0
+
+
+def test_a_broken_config_leaves_its_app_as_it_was_and_the_others_free(
+    daemon: Vulcanized, files: Files, pods: LocalPods
+) -> None:
+    files.raw_config('{"hosts": ["two words"]}')
+    eventually(lambda: daemon.app("default/todo").get("quarantined"), 5, "the refusal")
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    pods.start("shop-1", "1")
+    files.pod(pods.manifest("shop-1", "shop"))
+    files.config("shop")
+    eventually_served_by(daemon.url, "shop.example.com", ["shop-1"])
+    assert daemon.metric("vulcanized_apps_quarantined") == 1
+    (problem,) = daemon.app("default/todo")["problems"]
+    assert "hosts.0" in problem["message"]
+    assert str(files.store) in problem["where"]
+
+
+def test_a_held_activation_shows_and_changes_nothing(daemon: Vulcanized, files: Files) -> None:
+    files.activate("gren")
+    eventually(lambda: daemon.app("default/todo")["activation"]["held"], 5, "it to be held")
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    assert daemon.metric("vulcanized_apps_held") == 1
+
+
+def test_sigterm_ends_it_and_its_haproxy_within_five_seconds(daemon: Vulcanized) -> None:
+    proxy, pid = worker(daemon), daemon.process.pid
+    started = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not daemon.process.running, 6, "the end")
+    assert time.monotonic() - started < 5
+    eventually(lambda: not alive(proxy), 2, "the end of HAProxy")
+    with pytest.raises(OSError, match="refused"):
+        ask(daemon.url, HOST)
+
+
+def test_killed_it_leaves_the_proxy_serving_and_the_next_start_adopts_it(
+    daemon: Vulcanized, files: Files
+) -> None:
+    proxy = worker(daemon)
+    daemon.process.kill()
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    files.activate("green")
+    daemon.start()
+    eventually_served_by(daemon.url, HOST, ["green-1"])
+    assert worker(daemon) == proxy
+    assert daemon.metric("vulcanized_reloads_total") == 0
+
+
+def test_what_was_good_stays_good_over_a_crash(daemon: Vulcanized, files: Files) -> None:
+    daemon.process.kill()
+    files.raw_config("{")
+    files.activate("gren")
+    daemon.start()
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    app = daemon.app("default/todo")
+    assert app["quarantined"]
+    assert app["activation"]["held"]
+
+
+def test_sighup_takes_good_settings_over_and_refuses_bad_ones(daemon: Vulcanized) -> None:
+    proxy = worker(daemon)
+    good = daemon.config.read_text()
+    daemon.config.write_text(good.replace("[admin]", "[admin]\nlisten_on = 3"))
+    os.kill(daemon.process.pid, signal.SIGHUP)
+    eventually(lambda: daemon.log_lines("settings refused; the old ones stay"), 5, "the refusal")
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    second = free_port()
+    daemon.config.write_text(
+        good.replace(
+            f'"127.0.0.1:{daemon.port}"', f'"127.0.0.1:{daemon.port}", "127.0.0.1:{second}"'
+        )
+    )
+    os.kill(daemon.process.pid, signal.SIGHUP)
+    eventually(
+        lambda: served_by(f"http://127.0.0.1:{second}", HOST, tries=4) <= {"blue-1", "blue-2"},
+        10,
+        "the new address",
+        ignore=OSError,
+    )
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+    assert worker(daemon) != proxy
+    eventually(lambda: daemon.page("/readyz")[0] == 200, 10, "ready again")
+
+
+def test_the_service_manager_hears_ready_the_watchdog_and_the_end(
+    tmp_path: Path, files: Files
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+        heard: list[str] = []
+
+        def listen() -> None:
+            while "STOPPING=1" not in heard:
+                heard.extend(manager.recv(4096).decode().split("\n"))
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        with Vulcanized(tmp_path / "v", files.sides, environment=environment) as daemon:
+            daemon.start()
+            eventually(lambda: heard.count("WATCHDOG=1") > 3, 5, "the watchdog's keep-alive")
+            assert "READY=1" in heard
+            os.kill(daemon.process.pid, signal.SIGHUP)
+            eventually(lambda: heard.count("READY=1") == 2, 10, "ready after a reload")
+            assert heard.index("RELOADING=1") > heard.index("READY=1")
+        listener.join(10)
+        assert "STOPPING=1" in heard
+
+
+def test_the_commands_say_what_they_find_with_their_exit_codes(
+    daemon: Vulcanized, files: Files
+) -> None:
+    status = daemon.command("status")
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["apps"][0]["app"] == "default/todo"
+    check = daemon.command("check")
+    assert (check.returncode, check.stdout) == (0, "1 apps, 1 routed, 1 targets: no problems\n")
+    eventually(lambda: daemon.command("diff").returncode == 0, 10, "files behind run time")
+    render = daemon.command("render")
+    assert render.returncode == 0
+    assert "default:todo:blue" in render.stdout
+    output = daemon.command("render", "--output", str(daemon.folder / "out"))
+    assert output.returncode == 0
+    assert (daemon.folder / "out/edge/haproxy.cfg").is_file()
+
+    files.raw_config("{")
+    eventually(lambda: daemon.command("status").returncode == 1, 5, "the problem in status")
+    check = daemon.command("check")
+    assert check.returncode == 1
+    assert "default/todo: config_invalid: not JSON" in check.stderr
+
+
+def test_diff_shows_changes_that_a_run_would_make(tmp_path: Path, files: Files) -> None:
+    daemon = Vulcanized(tmp_path / "v", files.sides)
+    diff = daemon.command("diff")
+    assert diff.returncode == 1
+    assert "+++ edge/haproxy.cfg (wanted)" in diff.stdout
+    assert not (daemon.directory / "haproxy.cfg").exists()
+
+
+def test_run_once_brings_the_proxy_in_step_and_leaves_it_running(
+    tmp_path: Path, files: Files
+) -> None:
+    with Vulcanized(tmp_path / "v", files.sides) as daemon:
+        once = daemon.command("run", "--once")
+        assert once.returncode == 0, once.stderr
+        assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+        files.activate("green")
+        assert daemon.command("run", "--once").returncode == 0
+        assert served_by(daemon.url, HOST) == {"green-1"}
+
+
+def test_status_without_a_daemon_says_what_to_do(tmp_path: Path, files: Files) -> None:
+    status = Vulcanized(tmp_path / "v", files.sides).command("status")
+    assert status.returncode == 3
+    assert "start it with `vulcanized run`" in status.stderr
+
+
+def test_a_second_daemon_on_the_same_directory_does_not_touch_it(
+    daemon: Vulcanized, files: Files
+) -> None:
+    config = daemon.folder / "second.toml"
+    text = daemon.config.read_text().replace(f":{daemon.admin_port}", f":{free_port()}")
+    config.write_text(text)
+    from tests.daemons import run_command
+
+    second = run_command("run", "--once", "--config", str(config))
+    assert second.returncode == 2
+    assert str(daemon.directory) in second.stderr
+    assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}

@@ -190,6 +190,7 @@ _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?").fullmatch
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?").fullmatch
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?").fullmatch
 _UID = re.compile(r"[A-Za-z0-9._/-]{1,600}").fullmatch
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}Z").fullmatch
 
 
 def _lean_pod(pod: WirePod, labels: Labels) -> Pod | None:
@@ -230,6 +231,7 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
     elif version:
         version = _label(kind, meta, version)
     replicas = spec.replicas if spec is not None else None
+    created = meta.creation_timestamp or ""
     return Controller(
         uid=uid,
         kind=kind,
@@ -238,7 +240,7 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
         app=_label(kind, meta, app),
         version=version or "",
         desired=1 if replicas is None else replicas,
-        created=meta.creation_timestamp or "",
+        created=created if _TIME(created) else "",
         config=meta.annotations.config if meta.annotations is not None else None,
     )
 

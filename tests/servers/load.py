@@ -1,9 +1,8 @@
 """Requests without a pause through a proxy on loopback, and what became of each of them.
 
-Keep-alive clients send one request after the other on a connection, and connect again when the
-server closes it between two requests, as RFC 9112 (9.3.1) asks of clients: a request that the server
-closed on without a byte of an answer is tried once more on a new connection, only if the old one had
-answered before. One-shot clients open a connection for each request. Everything else counts as failed.
+Keep-alive clients send one request after the other on a connection and leave it when an answer says
+`Connection: close`; one-shot clients open a connection for each request. Nothing is tried twice: a
+connection that is cut between two requests counts as failed too, although a client may try again.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ class Report:
     pods: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    retried: int = 0
     last_seen: dict[str, float] = field(default_factory=dict)
     first_seen: dict[str, float] = field(default_factory=dict)
 
@@ -110,16 +108,12 @@ class Load:
     async def _keep_alive(self, end: float) -> None:
         connection: _Connection | None = None
         while not self._stop.is_set() and time.monotonic() < end:
-            used = connection is not None
             try:
                 if connection is None:
                     connection = await _Connection.open(self._port, self._timeout)
                 stays = self._note(await connection.ask(self._stay, self._timeout))
             except _ClosedBetween:
                 connection = connection and connection.close()
-                if used:
-                    self.report.retried += 1
-                    continue
                 self.report.failures["closed without an answer"] += 1
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
                 connection = connection and connection.close()

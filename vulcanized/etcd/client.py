@@ -329,7 +329,7 @@ def _conflict(compares: Sequence[Compare], found: Sequence[Any]) -> Conflict:
     """What the transaction that was not made read of the keys that it compared, in words."""
     words: list[str] = []
     keys: list[str] = []
-    for (key, expected), part in zip(compares, found, strict=True):
+    for (key, expected), part in zip(compares, found, strict=False):
         kvs = part.response_range.kvs
         revision = kvs[0].mod_revision if kvs else 0
         if revision != expected:

@@ -162,7 +162,8 @@ class Watch:
         if response.canceled:
             raise self._failed(None, response.cancel_reason or "cancelled the watch")
         if response.created:
-            self._ids[response.watch_id] = self._prefixes[len(self._ids)]
+            if len(self._ids) < len(self._prefixes):  # in the order in which they were asked for
+                self._ids[response.watch_id] = self._prefixes[len(self._ids)]
             self.revision = response.header.revision
             return None
         prefix = self._ids.get(response.watch_id)

@@ -7,6 +7,10 @@ The rules, as client-go's `tools/cache/reflector.go` has them and with its reaso
 * A version is an opaque text: handed back, never compared.
 * A broken stream is resumed from the last version seen. Only a lost place (410, Expired, a version
   that the server has not reached) leads to a new list; the place is lost for good then.
+* A server that was restored from a backup may accept a watch from a version that it will reach in a
+  week, and say nothing until then. So after a failure, and after silence, it is asked first.
+* Silence is no failure: a resource in which nothing has happened since the server's start gets no
+  bookmarks either (seen on 1.36: `replicationcontrollers` where nobody uses them).
 * Every failure waits: longer each time, never less than the server asks, and never on anything but
   the stop event.
 * An object that cannot be read costs itself. It is skipped, and a list later is asked about it.
@@ -49,6 +53,10 @@ _LONGEST_LINE = 64 << 20
 """Bytes. etcd keeps objects under 1.5 MB by default; a line without an end is no event."""
 
 
+class Silent(Unreachable):
+    """Nothing came on an open stream for so long that it may be dead."""
+
+
 class Transport(Protocol):
     """One resource of a server, as bytes. Every wait in it is bounded; it raises SourceError."""
 
@@ -61,8 +69,12 @@ class Transport(Protocol):
     def watch(self, version: str, seconds: int) -> AbstractContextManager[Iterator[bytes]]:
         """Whatever happens after `version`, as it comes in, for about `seconds` seconds.
 
-        Chunks need not end where lines do. The stream may end early, and cleanly.
+        Chunks need not end where lines do. The stream may end early, and cleanly. Raises `Silent`
+        when nothing comes for too long.
         """
+
+    def check(self, version: str) -> None:
+        """Raise `Expired` when the server has not reached this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,7 @@ class Reflector(Generic[Record]):
         self._error = ""
         self._heard = clock()
         self._short_before = False
+        self._doubt = False
         self._skipped = 0
         self._complained: set[str] = set()
         self._mend_pause = timing.mend[0]
@@ -334,15 +347,22 @@ class Reflector(Generic[Record]):
         opened, lines, events = self._clock(), Lines(), 0
         if self._mending_is_due(opened):
             return 0.0
+        if self._doubt:
+            self._transport.check(version)
+            self._doubt = False
         with self._transport.watch(version, self._watch_seconds()) as chunks:
             self._well()
-            for chunk in chunks:
-                self._heard = now = self._clock()
-                for line in lines.feed(chunk):
-                    self._apply(line, now)
-                    events += 1
-                if stop.is_set() or self._mending_is_due(now):
-                    return 0.0
+            try:
+                for chunk in chunks:
+                    self._heard = now = self._clock()
+                    for line in lines.feed(chunk):
+                        self._apply(line, now)
+                        events += 1
+                    if stop.is_set() or self._mending_is_due(now):
+                        return 0.0
+            except Silent:
+                self._doubt = True
+                return 0.0
         if lines.rest:
             raise Unreachable(f"{self.name}: the watch was cut off in the middle of a line")
         return self._after_clean_end(self._clock() - opened, events)
@@ -387,7 +407,7 @@ class Reflector(Generic[Record]):
         pause = self._backoff.after_failure(self._clock())
         if isinstance(error, Unreachable) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, self._timing.retry_after))
-        self._following = False
+        self._following, self._doubt = False, True
         self._error = str(error)
         log.warning("source failed", source=self.name, error=self._error, retry_in=round(pause, 1))
         return pause

@@ -321,7 +321,7 @@ class FakeKubernetes:
             name, _, start = base64.urlsafe_b64decode(token).decode().partition("@")
             position = int(start)
         except ValueError:
-            message = f"continue key is not valid: {token}"
+            message = f"invalid continue token: continue key is not valid: {token}"
             raise StatusError(400, "BadRequest", message) from None
         version, items = self._snapshots.get(name, (0, []))
         if version < self.store.oldest:
@@ -347,10 +347,10 @@ class FakeKubernetes:
     async def _follow(
         self, exchange: Exchange, fault: Fault, wanted: Callable[[Item], bool]
     ) -> None:
-        request = exchange.request
+        request, plural = exchange.request, exchange.request.plural
         asked = request.query.get("resourceVersion", "")
         if asked in ("", "0"):
-            version, items = self.store.select(request.plural, request.namespace, wanted)
+            version, items = self.store.select(plural, request.namespace, wanted)
             for item in items:
                 await fault.event(exchange, event_line("ADDED", fault.encoded(item.encoded())))
         else:
@@ -370,13 +370,14 @@ class FakeKubernetes:
         wake = asyncio.Event()
         gone = asyncio.ensure_future(exchange.until_gone())
         gone.add_done_callback(lambda _: wake.set())
-        self._watches[wake] = request.plural
+        self._watches[wake] = plural
         try:
             while not gone.done():
                 wake.clear()
                 position, changes = self.store.since(position)
                 for change in changes:
-                    if change.concerns(request.plural, request.namespace):
+                    # A version that is not reached yet is waited for, in silence.
+                    if change.version > version and change.concerns(plural, request.namespace):
                         seen = shown(change, wanted)
                         if seen is not None:
                             line = event_line(seen[0], fault.encoded(seen[1].encoded()))
@@ -437,14 +438,17 @@ class FakeKubernetes:
             )
             raise StatusError(409, "Conflict", message, name=name, kind=plural)
         grace = options.get("gracePeriodSeconds")
-        # Only a pod that runs somewhere has somebody who could end it gracefully.
-        if plural == "pods" and grace != 0 and content["spec"].get("nodeName"):
-            terminating = {
-                "deletionTimestamp": content["metadata"]["creationTimestamp"],
-                "deletionGracePeriodSeconds": 30 if grace is None else grace,
-            }
-            return self.store.patch(plural, namespace, name, {"metadata": terminating})
-        return self.store.delete(plural, namespace, name)
+        if plural != "pods":
+            return self.store.delete(plural, namespace, name)
+        # Only a pod that is bound to a node has somebody who could end it gracefully.
+        if not content["spec"].get("nodeName"):
+            grace = 0
+        terminating = {
+            "deletionTimestamp": content["metadata"]["creationTimestamp"],
+            "deletionGracePeriodSeconds": 30 if grace is None else grace,
+        }
+        terminated = self.store.patch(plural, namespace, name, {"metadata": terminating})
+        return self.store.delete(plural, namespace, name) if grace == 0 else terminated
 
 
 def _wanted(request: Request) -> Callable[[Item], bool]:

@@ -125,7 +125,6 @@ class Store:
         # A real server has a past before the first object.
         self.version = 1000
         self.oldest = self.version
-        self.namespaces = {"default"}
 
     def compact(self) -> None:
         """Forget all versions before the present one."""

@@ -5,7 +5,7 @@ times the CPU time, and its watches neither resume nor back off as they should. 
 `reflector` follows: one stream for each resource and namespace.
 
 Every wait for the server is bounded: connecting, the headers of an answer, a whole page of a list,
-and the gap between two bytes of a watch (bookmarks come once a minute).
+and the gap between two bytes of a watch (bookmarks come once a minute where anything happens).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kubernetes.client.exceptions import OpenApiException
 from kubernetes.config import ConfigException
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
 from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
+from kubernetes.utils.keepalive import tcp_keepalive_socket_options
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
 
 from vulcanized.cutter import Cutter, cut_late, live_socket
@@ -45,7 +46,7 @@ from vulcanized.objects import (
     controllers,
     pods,
 )
-from vulcanized.reflector import USUAL_TIMING, Cache, Reflector, Timing, Uniform
+from vulcanized.reflector import USUAL_TIMING, Cache, Reflector, Silent, Timing, Uniform
 from vulcanized.settings import KubernetesSettings
 from vulcanized.slot import Clock, DirtyApps
 
@@ -56,6 +57,9 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Of a page of 500 objects (etcd keeps each under 1.5 MB by default), and of a refused request.
 _LARGEST_PAGE = 512 << 20
 _LARGEST_REFUSAL = 64 << 10
+
+# Seconds of silence until the kernel asks the peer, between two questions, and how many of them.
+_KEEPALIVE = {"idle": 15, "interval": 5, "count": 3}
 
 _LOST = (OpenApiException, HTTPError, OSError, ValueError)
 """What the client and urllib3 raise when a request cannot be made or its answer not be read."""
@@ -68,8 +72,9 @@ class Limits:
     """Seconds that the server may take, and how many objects it is asked for at a time.
 
     `headers` is for the headers of an answer and `page` for the body of a page, from the first to
-    the last byte; `gap` is the longest silence in a watch. A mute server (it accepts, and never
-    answers) is noticed after `connect + headers`, a frozen one after `gap`.
+    the last byte; `gap` is the longest silence in a watch before the server is asked whether it is
+    there. A mute server (it accepts, and never answers) is noticed after `connect + headers`, a
+    frozen one after `gap + headers`, a dead host or path in a watch after `_KEEPALIVE`.
     """
 
     connect: float = 5.0
@@ -220,6 +225,17 @@ class ResourceTransport:
         with self._get("watch", query, self._server.limits.gap) as response:
             yield self._server.chunks(response, f"watch {self._what}")
 
+    def check(self, version: str) -> None:
+        """Raise `Expired` when the server has not reached this version: by a list of one object."""
+        query = [
+            ("limit", "1"),
+            ("resourceVersion", version),
+            ("resourceVersionMatch", "NotOlderThan"),
+        ]
+        limits = self._server.limits
+        with self._get("list", query, limits.page) as response:
+            self._server.read(response, _LARGEST_PAGE)
+
     @contextmanager
     def _get(self, verb: str, query: Query, gap: float) -> Iterator[urllib3.BaseHTTPResponse]:
         what = f"{verb} {self._what}"
@@ -247,6 +263,7 @@ class Server:
         self._connections = connections
         self._cutter = Cutter(tick=min(1.0, limits.headers / 10))
         self._lock = threading.Lock()
+        self._host = ""
         self._client: ApiClient | None = self._log_in()
 
     def start(self, stop: threading.Event) -> None:
@@ -289,7 +306,7 @@ class Server:
 
     def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         """The whole body. Raises `Unreachable` when it does not come in time, or is too large."""
-        what = "reading an answer"
+        what = "read an answer"
         sock = live_socket(response)  # None: the body came with the headers
         late = nullcontext() if sock is None else self._cutter.deadline(sock, self.limits.page)
         with late as deadline:
@@ -297,11 +314,11 @@ class Server:
                 body = response.read(most + 1)
             except _LOST as error:
                 if deadline is not None and deadline.passed:
-                    limit = f"{what}: not complete after {self.limits.page:g} s"
-                    raise Unreachable(limit) from error
+                    limit = f"an answer was not complete after {self.limits.page:g} s"
+                    raise Unreachable(f"{self._host}: {limit}") from error
                 raise self._lost(what, error) from error
         if len(body) > most:
-            raise Unreachable(f"{what}: more than {most} bytes")
+            raise Unreachable(f"{self._host}: an answer of more than {most} bytes")
         return body
 
     def chunks(self, response: urllib3.BaseHTTPResponse, what: str) -> Iterator[bytes]:
@@ -312,6 +329,8 @@ class Server:
             else:
                 while chunk := response.read1(1 << 16):
                     yield chunk
+        except ReadTimeoutError as error:
+            raise Silent(f"{what}: nothing came for {self.limits.gap:g} s") from error
         except _LOST as error:
             raise self._lost(what, error) from error
 
@@ -345,12 +364,13 @@ class Server:
     def _log_in(self) -> ApiClient:
         configuration = self._credentials.load()
         configuration.retries = False  # urllib3 would sleep where nothing can wake it
-        configuration.keep_alive = True
+        configuration.socket_options = tcp_keepalive_socket_options(**_KEEPALIVE)
         configuration.connection_pool_maxsize = self._connections
         client = ApiClient(configuration)
         client.user_agent = "vulcanized"
         cut_late(client.rest_client.pool_manager, self._cutter, self.limits.headers)
-        log.info("kubernetes", server=configuration.host, credentials=str(self._credentials.origin))
+        self._host = configuration.host
+        log.info("kubernetes", server=self._host, credentials=self._credentials.origin)
         return client
 
     def _forget(self, client: ApiClient) -> None:
@@ -361,13 +381,13 @@ class Server:
                 client.close()
 
     def _lost(self, what: str, error: Exception) -> Unreachable:
-        return Unreachable(f"{what}: {self._reason(error)}")
+        return Unreachable(f"{self._host}: cannot {what}: {self._reason(error)}")
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, ConnectTimeoutError):
             return f"no connection within {self.limits.connect:g} s"
         if isinstance(error, ReadTimeoutError):
-            return "the connection is silent: nothing came for too long"
+            return f"nothing came for {self.limits.page:g} s"
         if isinstance(error, OpenApiException):
             return " ".join(str(getattr(error, "reason", error)).split())
         cause = next((arg for arg in error.args if isinstance(arg, OSError)), None)

@@ -288,7 +288,7 @@ class Reflector(Generic[Record]):
             self._schedule_mending()
         else:
             self._mend_pause = self._timing.mend[0]
-        self._version = version
+        self._version, self._doubt = version, False
         self._well()
         if self._cause:
             self._relists[self._cause] = self._relists.get(self._cause, 0) + 1

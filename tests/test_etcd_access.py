@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.certs import Certificate
+from tests.servers.certs import Authority, Certificate
 from tests.servers.etcd import Etcd, EtcdTls
 from tests.servers.fixtures import NewEtcd
 from tests.servers.wait import eventually
@@ -67,15 +67,27 @@ def test_renewed_certificates_are_taken_up(secure: tuple[Etcd, EtcdTls], tmp_pat
         with pytest.raises(Unreachable):
             client.get("/a")
 
+        ours.cert.write_text("half a certifi")  # being written: not to be taken up
+        with pytest.raises(Unreachable):
+            client.get("/a")
         install(tls.authority.issue("renewed", hosts=()))
 
         assert eventually(lambda: client.put("/a", b"1"), ignore=Unreachable)
 
 
-def test_tls_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    missing = tmp_path / "ca.crt"
-    with pytest.raises(SettingsError, match=f"etcd: {missing} cannot be read: No such file"):
-        connect(EtcdSettings(endpoints=("https://127.0.0.1:2379",), ca=missing))
+def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ours, other = authority.issue("ours"), authority.issue("other")
+    nothing, missing = tmp_path / "empty.pem", tmp_path / "missing.pem"
+    nothing.write_text("")
+    for files, complaint in (
+        ({"ca": missing}, f"{missing} cannot be read: No such file"),
+        ({"ca": nothing}, f"ca {nothing} cannot be used"),
+        ({"cert": ours.cert, "key": nothing}, f"cert {ours.cert} with key {nothing} cannot be"),
+        ({"cert": ours.cert, "key": other.key}, "KEY_VALUES_MISMATCH; give PEM files that belong"),
+    ):
+        with pytest.raises(SettingsError, match=complaint):
+            connect(EtcdSettings(endpoints=("https://127.0.0.1:2379",), **files))
 
 
 # --- users ---
@@ -212,7 +224,7 @@ def test_users_may_be_switched_on_and_off_under_way(users_off: Guarded) -> None:
 
 @pytest.fixture
 def cluster(new_etcd: NewEtcd) -> Etcd:
-    return new_etcd(members=3)
+    return new_etcd(members=3, flags=["--heartbeat-interval=20", "--election-timeout=200"])
 
 
 @pytest.fixture

@@ -159,6 +159,16 @@ def test_one_leads_and_the_next_takes_over_at_once(client: EtcdClient, key: str)
         eventually(lambda: second.fence, TTL)
 
 
+def test_a_leader_whose_key_was_deleted_leads_anew(client: EtcdClient, key: str) -> None:
+    with campaigning(client, key, "us") as us:
+        first = eventually(lambda: us.fence)
+
+        client.delete(key)
+
+        again = eventually(lambda: us.fence != first and us.fence)
+        client.write([Put(f"{key}/x", b"")], again or None)
+
+
 def test_a_leader_leads_again_after_an_outage(etcd_server: Etcd, key: str) -> None:
     changes: list[bool] = []
     with (

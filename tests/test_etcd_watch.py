@@ -95,12 +95,12 @@ def test_a_proxy_that_never_answers_such_a_question_is_not(
     etcd: Scripted, client: EtcdClient
 ) -> None:
     def late(number: int) -> list[Any]:
-        return [alive()] if number == 8 else []
+        return [alive()] if number == 4 else []
 
     etcd.answer = late
 
     with client.watch({"/a/": AT}) as batches:
-        assert next(batches) == Batch("", (), 0)  # after 40 s of silence
+        assert next(batches) == Batch("", (), 0)  # after 20 s of silence
 
 
 def test_a_member_that_lags_is_no_cluster_that_went_back(

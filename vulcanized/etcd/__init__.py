@@ -6,6 +6,11 @@ again, and has a watch that neither resumes nor tells of a refusal. So deadlines
 paging, watching and leases are ours: `docs/decisions/etcd.md`.
 """
 
+import os
+
+# Its core writes lines of its own to standard error, among ours; its errors reach us all the same.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from vulcanized.etcd.client import EtcdClient, connect
 from vulcanized.etcd.leases import Held, Leadership, Lease, acquire
 from vulcanized.etcd.values import (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Final
 
 import grpc
 
-from vulcanized.errors import Refused
+from vulcanized.errors import Refused, SettingsError
 from vulcanized.settings import EtcdSettings
 
 _Stamp = tuple[tuple[int, int, int], ...]
@@ -21,9 +22,18 @@ class Tls:
         self._stamp: _Stamp = ()
 
     def read(self) -> grpc.ChannelCredentials:
-        """Credentials for a channel; without a `ca` the system's. Raises OSError."""
-        stamp = self._look()
-        ca, key, cert = (path.read_bytes() if path else None for path in self._files)
+        """Credentials for a channel; without a `ca` the system's.
+
+        Raises `SettingsError` with what is wrong with which file: gRPC itself would only fail to
+        connect.
+        """
+        try:
+            stamp = self._look()
+            self._check()
+            ca, key, cert = (path.read_bytes() if path else None for path in self._files)
+        except OSError as error:
+            problem = f"{error.filename} cannot be read: {error.strerror}; give a readable PEM file"
+            raise SettingsError("etcd", (problem,)) from error
         credentials = grpc.ssl_channel_credentials(ca, key, cert)
         self._stamp = stamp
         return credentials
@@ -34,6 +44,21 @@ class Tls:
             return self._look() != self._stamp
         except OSError:
             return False
+
+    def _check(self) -> None:
+        ca, key, cert = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        what = f"ca {ca}"
+        try:
+            if ca:
+                context.load_verify_locations(ca)
+            what = f"cert {cert} with key {key}"
+            if cert:
+                # Without an answer, OpenSSL would ask at the terminal for a key's passphrase.
+                context.load_cert_chain(cert, key, password=str)
+        except ssl.SSLError as error:
+            problem = f"{what} cannot be used: {error.reason or error}; give PEM files that belong"
+            raise SettingsError("etcd", (f"{problem} together, without a passphrase",)) from error
 
     def _look(self) -> _Stamp:
         found = (path.stat() for path in self._files if path)

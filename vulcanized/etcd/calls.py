@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from vulcanized.errors import SourceError, Uncertain, Unreachable
+from vulcanized.errors import SettingsError, SourceError, Uncertain, Unreachable
 from vulcanized.etcd.access import Login, Tls
 from vulcanized.etcd.statuses import AuthenticationOff, NotSent, TokenRefused, named
 
@@ -209,8 +209,8 @@ class Calls:
         old = self._members
         try:
             self._members = self._open()
-        except OSError as error:
-            log.warning("etcd certificates not renewed", file=error.filename, error=str(error))
+        except SettingsError as error:
+            log.warning("etcd certificates not renewed", error=str(error))
             return
         for member in old:
             member.close()

@@ -18,7 +18,6 @@ from vulcanized.errors import (
     LeaseLost,
     Refused,
     Rewound,
-    SettingsError,
     Unreachable,
 )
 from vulcanized.etcd.access import Login, Tls, login_of, tls_of
@@ -51,13 +50,9 @@ _never = threading.Event()
 def connect(settings: EtcdSettings) -> EtcdClient:
     """A client for the `[etcd]` section. Connects and logs in when it is first used.
 
-    Raises `SettingsError` if the TLS files cannot be read.
+    Raises `SettingsError` if the TLS files cannot be used.
     """
-    try:
-        return EtcdClient(settings.endpoints, tls_of(settings), login_of(settings))
-    except OSError as error:
-        problem = f"{error.filename} cannot be read: {error.strerror}; give a readable PEM file"
-        raise SettingsError("etcd", (problem,)) from error
+    return EtcdClient(settings.endpoints, tls_of(settings), login_of(settings))
 
 
 class EtcdClient:

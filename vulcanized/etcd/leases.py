@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 _CAMPAIGN = 1.0
 """Seconds between two looks of those who wait to lead: one small read each."""
 
+_SLICE = 0.2  # how often a leader looks at `stop`
+
 _PATIENCE = 2.0
 """Seconds that `close` waits for etcd: a daemon that is told to end has five in all."""
 
@@ -143,13 +145,18 @@ class Held:
 
 
 def acquire(
-    client: EtcdClient, key: str, value: bytes, ttl: int, stop: threading.Event = _never
+    client: EtcdClient,
+    key: str,
+    value: bytes,
+    ttl: int,
+    stop: threading.Event = _never,
+    clock: Clock = time.monotonic,
 ) -> Held:
     """Take a key that nobody holds, under a lease of `ttl` seconds.
 
     `value` tells others who holds it. Raises `Conflict` at once if somebody does; it can be read.
     """
-    lease = Lease(client, ttl, stop)
+    lease = Lease(client, ttl, stop, clock)
     try:
         revision = client.put_if(key, value, 0, lease.id, stop)
     except BaseException:
@@ -173,10 +180,13 @@ class Leadership:
         value: bytes,
         ttl: int = 10,
         changed: Callable[[], None] = lambda: None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.key: Final = key
+        self._clock = clock
+        self._look_at = 0.0
         self._client = client
-        self._acquire = partial(acquire, client, key, value, ttl)
+        self._acquire = partial(acquire, client, key, value, ttl, clock=clock)
         self._changed = changed
         self._held: Held | None = None
 
@@ -204,8 +214,23 @@ class Leadership:
         with held:
             self._held = held
             self._changed()
-            while not stop.is_set() and not held.lost.wait(0.2):
+            while not stop.is_set() and not held.lost.wait(_SLICE) and self._is_ours(held, stop):
                 pass
             self._held = None
         self._changed()
         log.info("no longer leading", key=self.key)
+
+    def _is_ours(self, held: Held, stop: threading.Event) -> bool:
+        """Whether the key still is as we wrote it: somebody may have deleted it by hand.
+
+        Looked at as often as those who wait do.
+        """
+        now = self._clock()
+        if now < self._look_at:
+            return True
+        self._look_at = now + _CAMPAIGN
+        try:
+            found = self._client.get(self.key, stop)
+        except SourceError:
+            return True  # that is for the lease to tell
+        return found is not None and found.mod_revision == held.fence.mod_revision

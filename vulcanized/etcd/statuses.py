@@ -61,7 +61,7 @@ def named(
             "grant it with `etcdctl role grant-permission`"
         )
     if _NO_SPACE in details:
-        return Unreachable(
+        return Refused(
             f"{at} takes no writes, its space is used up ({doing}): "
             "compact and defragment it, then `etcdctl alarm disarm`"
         )
@@ -79,7 +79,7 @@ def _by_code(code: grpc.StatusCode | None, details: str, at: str, doing: str) ->
     if code is status.INVALID_ARGUMENT or _TOO_LARGE in details:
         return Refused(f"{at} does not take what was sent ({doing}): {details}")
     if code is status.DEADLINE_EXCEEDED:
-        return Unreachable(f"{at} did not answer in time ({doing}): see that it runs, not frozen")
+        return Unreachable(f"{at} did not answer in time ({doing}): see what holds it up")
     if code is status.UNIMPLEMENTED:
         return Unreachable(f"{at} does not speak etcd's v3 API ({doing}): check the endpoint")
     if code is status.UNAVAILABLE and _NOT_SENT in details:

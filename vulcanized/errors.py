@@ -119,6 +119,10 @@ class TemplateFailed(TargetError):
     """A template is missing, does not parse, or uses an undefined name."""
 
 
+class NotWritten(TargetError):
+    """A target's files cannot be read or written: rights, a full disk, a missing directory."""
+
+
 class DirectoryLocked(TargetError):
     """Another daemon manages this directory."""
 

@@ -1,0 +1,167 @@
+"""HAProxy's files: one config with a section for each backend, and the maps beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vulcanized.model import AppId, DesiredApp, Endpoint
+from vulcanized.targets.haproxy import words
+from vulcanized.targets.haproxy.parts import (
+    ACTIVE,
+    EXACT,
+    HOSTS,
+    LIMITS,
+    PREFIX,
+    REGEX,
+    REGEX_HOSTS,
+    SPLIT,
+    STRUCTURE,
+    TABLES,
+    BackendView,
+    Part,
+    Pool,
+    Shape,
+    backend_view,
+    make_part,
+    pool_text,
+)
+from vulcanized.targets.haproxy.plan import FRAME_KEY, LISTEN_KEY, in_order
+from vulcanized.targets.render import Templates
+
+CONFIG: Final = "haproxy.cfg"
+LAST_GOOD: Final = "haproxy.cfg.last-good"
+FILES: Final = (CONFIG, *TABLES, STRUCTURE)
+
+_FRAME_TEMPLATE: Final = "haproxy.cfg.j2"
+_BACKEND_TEMPLATE: Final = "backend.j2"
+_SERVER_TEMPLATE: Final = "server.j2"
+
+
+_MAPS: Final = (HOSTS, REGEX_HOSTS, EXACT, REGEX, PREFIX, ACTIVE, SPLIT, LIMITS, STRUCTURE)
+
+
+class Maps(NamedTuple):
+    """`maps` in `haproxy.cfg.j2`: the path of each map."""
+
+    hosts: str
+    regex_hosts: str
+    exact: str
+    regex: str
+    prefix: str
+    active: str
+    split: str
+    limits: str
+    structure: str
+
+
+class Frame(NamedTuple):
+    """The config without the backends, and what `structure.map` says of it."""
+
+    text: str
+    structure: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Tells two frames apart."""
+        return self.structure[FRAME_KEY]
+
+
+class Config:
+    """Renders everything. `listen`: the addresses of the frontend."""
+
+    def __init__(self, directory: Path, listen: Iterable[Endpoint], templates: Templates) -> None:
+        self._directory = directory
+        self._listen = tuple(words.listen(endpoint) for endpoint in listen)
+        self._templates = templates
+        self._frame: Frame | None = None
+        self._texts: dict[AppId, tuple[tuple[Pool, ...], str]] = {}
+
+    @property
+    def frame(self) -> Frame:
+        """The frame as it should be. Raises TemplateFailed if it was never rendered."""
+        return self._frame or self.render_frame()
+
+    def render_frame(self) -> Frame:
+        """Take the template of the frame as it is now. On TemplateFailed the old one stays."""
+        self._frame = self.frame_at(self._directory)
+        return self._frame
+
+    def frame_at(self, directory: Path) -> Frame:
+        """The frame for maps in `directory`."""
+        maps = Maps(*(words.file(str(directory / name)) for name in _MAPS))
+        text = self._templates.render(_FRAME_TEMPLATE, listen=self._listen, maps=maps)
+        text = text.rstrip() + "\n"
+        return Frame(text, {FRAME_KEY: digest_of(text), LISTEN_KEY: ",".join(self._listen)})
+
+    def part(self, desired: DesiredApp, before: Part | None) -> Part:
+        """One app in HAProxy's words; see `make_part`."""
+        return make_part(desired, before, lambda version: self._shape(desired, version))
+
+    def _shape(self, desired: DesiredApp, version: str) -> Shape:
+        view = backend_view(desired, version)
+        head = self._templates.render(_BACKEND_TEMPLATE, backend=view)
+        lines = [line.rstrip() for line in head.splitlines() if line.strip()]
+        return Shape.of(view.id, "".join(f"{line}\n" for line in lines), self._options(view))
+
+    def _options(self, view: BackendView) -> str:
+        return words.options(self._templates.render(_SERVER_TEMPLATE, backend=view))
+
+    def files(
+        self,
+        parts: Mapping[AppId, Part],
+        tables: Mapping[str, Mapping[str, str]],
+        frame: Frame | None = None,
+    ) -> dict[str, str]:
+        """File name -> text, the config first. `frame`: another one than `self.frame`."""
+        frame = frame or self.frame
+        structure = self.structure(parts.values(), frame)
+        return {
+            CONFIG: frame.text + "".join(self._text(app, parts[app]) for app in sorted(parts)),
+            **{name: _lines(in_order(name, tables[name].items())) for name in TABLES},
+            STRUCTURE: _lines(in_order(STRUCTURE, structure.items())),
+        }
+
+    def structure(self, parts: Iterable[Part], frame: Frame | None = None) -> dict[str, str]:
+        """`structure.map` of a process that these files make."""
+        pools = {pool.shape.id: pool.structure for part in parts for pool in part.pools}
+        return {**(frame or self.frame).structure, **pools}
+
+    def _text(self, app: AppId, part: Part) -> str:
+        known = self._texts.get(app)
+        if known is None or known[0] is not part.pools:
+            known = (part.pools, "".join(pool_text(pool) for pool in part.pools))
+            self._texts[app] = known
+        return known[1]
+
+    def keep_only(self, apps: Iterable[AppId]) -> None:
+        """Forget the texts of all other apps."""
+        kept = set(apps)
+        self._texts = {app: text for app, text in self._texts.items() if app in kept}
+
+
+def _lines(entries: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"{key} {value}\n" for key, value in entries)
+
+
+def digest_of(text: str) -> str:
+    """What `structure.map` says of a frame."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def read_frame(text: str) -> str:
+    """The frame in a config that we wrote."""
+    return re.split(r"\n(?=# \S+:\S+ [0-9a-f]{16})", text, maxsplit=1)[0]
+
+
+def structure_digest(structure: Mapping[str, str], regexes: Mapping[str, str]) -> str:
+    """Tells candidates apart whose check or reload may end differently: not by their servers."""
+    told = hashlib.blake2b(digest_size=16)
+    for id_, value in sorted(structure.items()):
+        told.update(f"{id_} {value.partition(':')[0] if ':' in id_ else value}\n".encode())
+    for key in sorted(regexes):
+        told.update(f"{key}\n".encode())
+    return told.hexdigest()

@@ -1,0 +1,158 @@
+"""What a running HAProxy says about itself, parsed.
+
+Formats as 2.6, 3.0 and 3.2 write them; what they are: HAProxy's management guide, section 9.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from vulcanized.errors import ProxyUnreachable
+from vulcanized.model import Server, ServerState
+from vulcanized.targets.haproxy import words
+
+_PROCESS: Final = re.compile(
+    r"(\d+)\s+(master|worker)\s+(\d+)(?: \[failed: (\d+)\])?\s+(\S+)\s+(\S+)"
+)
+_FORCED_OR_CONFIGURED_MAINT: Final = 0x01 | 0x04
+_FORCED_DRAIN: Final = 0x08
+
+
+class Processes(NamedTuple):
+    """`show proc`: the master, and the one worker that takes new connections.
+
+    `reloads` counts all tries, `failed` those that failed since the last good one.
+    """
+
+    master: int
+    reloads: int
+    failed: int
+    worker: int
+    version: str
+
+
+class LiveServer(NamedTuple):
+    """A server as the running worker has it."""
+
+    address: str
+    port: int
+    state: ServerState
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What one worker has in effect.
+
+    `structure` is what it was made of (`structure.map`; empty when it does not run our file),
+    `tables` the maps, `servers` those of each of our backends. Reading it took `seconds`.
+    """
+
+    processes: Processes
+    structure: Mapping[str, str]
+    tables: Mapping[str, Mapping[str, str]]
+    servers: Mapping[str, Mapping[str, LiveServer]]
+    seconds: float = 0.0
+
+
+def parse_processes(text: str) -> Processes:
+    """The answer to `show proc`. Raises ProxyUnreachable when it is none, or there is no worker.
+
+    After a failed reload the one worker that goes on is among the old ones (from 3.1), where it is
+    the one with the fewest reloads behind it.
+    """
+    master: re.Match[str] | None = None
+    current: list[re.Match[str]] = []
+    old: list[re.Match[str]] = []
+    into = current
+    for line in text.splitlines():
+        if line.startswith("# "):
+            into = current if line == "# workers" else old
+            continue
+        process = _PROCESS.match(line)
+        if process is None:
+            continue
+        if process[2] == "master":
+            master = process
+        else:
+            into.append(process)
+    if master is None:
+        raise ProxyUnreachable(f"no answer to `show proc`, but {text[:80]!r}: is it HAProxy's?")
+    worker = min(current or old, key=lambda process: int(process[3]), default=None)
+    if worker is None:
+        raise ProxyUnreachable(f"HAProxy (pid {master[1]}) has no worker: see its log")
+    return Processes(int(master[1]), int(master[3]), int(master[4] or 0), int(worker[1]), worker[6])
+
+
+def parse_table(text: str) -> dict[str, str] | None:
+    """The answer to `show map`, in its order; None: the worker has no such map.
+
+    Of entries with the same key HAProxy takes the first.
+    """
+    if text.startswith("Unknown map"):
+        return None
+    table: dict[str, str] = {}
+    for line in text.splitlines():
+        _, _, entry = line.partition(" ")
+        key, _, value = entry.partition(" ")
+        if key:
+            table.setdefault(key, value)
+    return table
+
+
+def parse_servers(text: str, backends: Mapping[str, str]) -> dict[str, dict[str, LiveServer]]:
+    """The answer to `show servers state`, of those backends. Raises ProxyUnreachable."""
+    if not text.startswith("1\n#"):
+        raise ProxyUnreachable(f"no answer to `show servers state`, but {text[:80]!r}")
+    servers: dict[str, dict[str, LiveServer]] = {id_: {} for id_ in backends if ":" in id_}
+    for line in text.splitlines()[2:]:
+        fields = line.split(" ", 19)
+        if len(fields) > 18 and fields[1] in servers:
+            servers[fields[1]][fields[3]] = LiveServer(
+                _canonical(fields[4]), int(fields[18]), _state(int(fields[6])), int(fields[7])
+            )
+    return servers
+
+
+def _canonical(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
+def _state(admin: int) -> ServerState:
+    if admin & _FORCED_OR_CONFIGURED_MAINT:
+        return ServerState.MAINT
+    return ServerState.DRAIN if admin & _FORCED_DRAIN else ServerState.READY
+
+
+def stands_at(live: LiveServer, server: Server) -> bool:
+    """Whether a running server has the wanted address, however that is written."""
+    literal, port = server.endpoint
+    return live.port == port and (live.address == literal or live.address == words.ip(literal))
+
+
+def shows(live: LiveServer, server: Server) -> bool:
+    """Whether what runs is what is wanted, but for the address.
+
+    A server that drains is one by state or, when it came from the file, by weight 0.
+    """
+    if server.state is ServerState.MAINT or live.state is ServerState.MAINT:
+        return server.state is live.state
+    if server.state is ServerState.DRAIN:
+        return live.state is ServerState.DRAIN or live.weight == 0
+    return live.state is ServerState.READY and live.weight == server.weight
+
+
+def alerts(output: str) -> str:
+    """The first reasons in HAProxy's output, in one line; all of it if none is marked as one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    marked = [re.sub(r"^\[ALERT\]\s*\(\d+\) : ", "", line) for line in lines if "[ALERT]" in line]
+    return " / ".join((marked or lines or ["it said nothing"])[:3])[:600]

@@ -1,0 +1,322 @@
+"""One app in HAProxy's words: its backends with their servers, and its entries in the maps.
+
+A backend has a *shape*: everything about it that only a reload can change. Its digest tells two
+shapes apart, in the file, in the running process (`structure.map`) and here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from vulcanized.model import (
+    AppId,
+    Balance,
+    DesiredApp,
+    HealthCheck,
+    PathKind,
+    Policies,
+    Protocol,
+    Server,
+    ServerState,
+    Share,
+)
+from vulcanized.targets.haproxy import words
+
+HOSTS: Final = "hosts.map"
+REGEX_HOSTS: Final = "regex-hosts.map"
+EXACT: Final = "routes-exact.map"
+REGEX: Final = "routes-regex.map"
+PREFIX: Final = "routes-prefix.map"
+ACTIVE: Final = "active.map"
+SPLIT: Final = "split.map"
+LIMITS: Final = "limits.map"
+STRUCTURE: Final = "structure.map"
+
+TABLES: Final = (LIMITS, SPLIT, ACTIVE, EXACT, REGEX, PREFIX, REGEX_HOSTS, HOSTS)
+"""The maps that decide about requests, from the end of a request's way to its start."""
+SHARED: Final = frozenset({HOSTS, REGEX_HOSTS})
+"""Maps whose entries several apps may want: one stays as long as one of them does."""
+
+IS_SPLIT: Final = "split"
+IS_IN_MAINTENANCE: Final = "maintenance"
+IS_NOWHERE: Final = "nowhere"
+SLOTS: Final = 100
+
+_ROUTES: Final = {PathKind.EXACT: EXACT, PathKind.REGEX: REGEX, PathKind.PREFIX: PREFIX}
+_SERVER: Final = "    server "
+_OWN_SERVER: Final = re.compile(r"^\s*server\s+(\S+)", re.MULTILINE)
+_MARK: Final = re.compile(r"# (\S+:\S+) ([0-9a-f]{16})(?: (.*))?\Z")
+
+
+class Entry(NamedTuple):
+    """One entry of one map."""
+
+    table: str
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What only a reload can change of a backend.
+
+    `head` is its section without the servers, ending in a newline; `options` what each of its
+    servers carries. `own` names servers that a template of the user put into the head.
+    """
+
+    id: str
+    head: str
+    options: str
+    digest: str
+    own: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, id_: str, head: str, options: str) -> Shape:
+        """A shape with its digest."""
+        digest = hashlib.blake2b(f"{head}\0{options}".encode(), digest_size=8).hexdigest()
+        return cls(id_, head, options, digest, frozenset(_OWN_SERVER.findall(head)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A backend: its shape, and what run time can change. `maxconn` 0: no limit per server."""
+
+    shape: Shape
+    maxconn: int
+    servers: tuple[Server, ...]
+
+    @property
+    def structure(self) -> str:
+        """Its value in `structure.map`."""
+        return f"{self.shape.digest}:{self.maxconn}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One app: `entries` are its routes and limit, `traffic` says where its requests go."""
+
+    desired: DesiredApp
+    pools: tuple[Pool, ...]
+    entries: tuple[Entry, ...]
+    traffic: tuple[Entry, ...]
+
+
+# --- what a template sees ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """A health check, every value ready to be written."""
+
+    host: str
+    path: str
+    port: int | None
+    interval: str
+    timeout: str
+    rise: int
+    fall: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendView:
+    """`backend` in `backend.j2` and `server.j2`, every value ready to be written."""
+
+    id: str
+    app: str
+    version: str
+    balance: str
+    consistent: bool
+    tls: bool
+    retries: int | None
+    timeouts: tuple[tuple[str, str], ...]
+    check: CheckView | None
+
+
+def backend_view(desired: DesiredApp, version: str) -> BackendView:
+    """What the templates get to see of one backend."""
+    policies = desired.policies
+    return BackendView(
+        id=words.backend_id(desired.app, version),
+        app=words.app_key(desired.app),
+        version=version,
+        balance=policies.balance.value,
+        # Without it they spread by a table, which cannot take servers at run time.
+        consistent=policies.balance in {Balance.SOURCE, Balance.URI},
+        tls=policies.protocol is Protocol.HTTPS,
+        retries=policies.retries,
+        timeouts=_timeouts(policies),
+        check=_check_view(policies.health_check, check_host(desired)),
+    )
+
+
+def _timeouts(policies: Policies) -> tuple[tuple[str, str], ...]:
+    timeouts = policies.timeouts
+    given = (
+        ("connect", timeouts.connect),
+        ("server", timeouts.server),
+        ("queue", timeouts.queue),
+        ("tunnel", timeouts.tunnel),
+    )
+    return tuple((name, words.milliseconds(value)) for name, value in given if value is not None)
+
+
+def _check_view(check: HealthCheck | None, host: str) -> CheckView | None:
+    if check is None:
+        return None
+    return CheckView(
+        host=words.host(host),
+        path=words.health_path(check.path),
+        port=None if check.port is None else words.port(check.port),
+        interval=words.milliseconds(check.interval),
+        timeout=words.milliseconds(check.timeout),
+        rise=check.rise,
+        fall=check.fall,
+        low=check.expect_low,
+        high=check.expect_high,
+    )
+
+
+def check_host(desired: DesiredApp) -> str:
+    """The Host header of health checks: the first plain name of the app, else localhost."""
+    hosts = (route.host for route in desired.routes if not route.host.startswith("*"))
+    return next(hosts, "localhost")
+
+
+# --- an app's part ----------------------------------------------------------------------------
+
+
+def make_part(desired: DesiredApp, before: Part | None, shape: Callable[[str], Shape]) -> Part:
+    """One app in HAProxy's words; `shape` renders the shape of a version.
+
+    What `before` has already is taken from there: a change of servers renders nothing. Raises
+    Rejected for a value that cannot be written, TemplateFailed as `shape` does.
+    """
+    pools_before = {pool.shape.id: pool for pool in before.pools} if before is not None else {}
+    shapes: dict[str, Shape] = {}
+    if before is not None and _same_shapes(before.desired, desired):
+        shapes = {id_: pool.shape for id_, pool in pools_before.items()}
+    pools = []
+    for backend in desired.backends:
+        id_ = words.backend_id(desired.app, backend.version)
+        checked = set(pools_before[id_].servers) if id_ in pools_before else ()
+        for server in backend.servers:
+            if server not in checked:
+                words.check_server(server)
+        known = shapes.get(id_) or shape(backend.version)
+        pools.append(Pool(known, desired.policies.max_connections_server or 0, backend.servers))
+    if before is not None and _same_entries(before.desired, desired):
+        return Part(desired, tuple(pools), before.entries, before.traffic)
+    return Part(desired, tuple(pools), tuple(_entries(desired)), tuple(_traffic(desired)))
+
+
+def _same_shapes(one: DesiredApp, other: DesiredApp) -> bool:
+    checked = one.policies.health_check is not None
+    return one.policies == other.policies and (not checked or check_host(one) == check_host(other))
+
+
+def _same_entries(one: DesiredApp, other: DesiredApp) -> bool:
+    return (
+        one.routes == other.routes
+        and one.split == other.split
+        and one.maintenance == other.maintenance
+        and one.policies.max_connections_app == other.policies.max_connections_app
+    )
+
+
+def _entries(desired: DesiredApp) -> Iterable[Entry]:
+    app = words.app_key(desired.app)
+    for host in sorted({route.host for route in desired.routes}):
+        yield Entry(HOSTS, words.host(host), host)
+    for host in sorted({r.host for r in desired.routes if r.kind is PathKind.REGEX}):
+        yield Entry(REGEX_HOSTS, words.host(host), "yes")
+    for route in desired.routes:
+        yield Entry(_ROUTES[route.kind], words.route_key(route), app)
+    limit = desired.policies.max_connections_app
+    if limit is not None:
+        yield Entry(LIMITS, app, str(limit))
+
+
+def _traffic(desired: DesiredApp) -> Iterable[Entry]:
+    app = words.app_key(desired.app)
+    if desired.maintenance:
+        yield Entry(ACTIVE, app, IS_IN_MAINTENANCE)
+    elif not desired.split:
+        yield Entry(ACTIVE, app, IS_NOWHERE)
+    elif len(desired.split) == 1:
+        yield Entry(ACTIVE, app, words.backend_id(desired.app, desired.split[0].version))
+    else:
+        for slot, version in enumerate(slots(desired.split)):
+            yield Entry(SPLIT, f"{app}:{slot}", words.backend_id(desired.app, version))
+        yield Entry(ACTIVE, app, IS_SPLIT)
+
+
+def slots(split: tuple[Share, ...]) -> tuple[str, ...]:
+    """SLOTS versions, each as often as its weight says, by the largest remainder.
+
+    Every version gets one slot at least: a weight is positive, so it takes traffic.
+    """
+    total = sum(share.weight for share in split)
+    counts = [max(1, share.weight * SLOTS // total) for share in split]
+    by_remainder = sorted(
+        range(len(split)), key=lambda i: (-(split[i].weight * SLOTS % total), split[i].version)
+    )
+    for index in by_remainder:
+        if sum(counts) < SLOTS:
+            counts[index] += 1
+    while sum(counts) > SLOTS:
+        counts[counts.index(max(counts))] -= 1
+    return tuple(
+        share.version for share, count in zip(split, counts, strict=True) for _ in range(count)
+    )
+
+
+# --- text -------------------------------------------------------------------------------------
+
+
+def server_line(pool: Pool, server: Server) -> str:
+    """A server in the file. One that drains takes no new sessions after a restart either."""
+    weight = 0 if server.state is ServerState.DRAIN else server.weight
+    disabled = " disabled" if server.state is ServerState.MAINT else ""
+    return f"{_SERVER}{server.name} {server_arguments(pool, server, weight)}{disabled}\n"
+
+
+def server_arguments(pool: Pool, server: Server, weight: int) -> str:
+    """What stands behind the name of a server, in the file and in `add server`: the same."""
+    limit = f" maxconn {pool.maxconn}" if pool.maxconn else ""
+    options = f" {pool.shape.options}" if pool.shape.options else ""
+    return f"{words.address(server.endpoint)} weight {weight}{limit}{options}"
+
+
+def pool_text(pool: Pool) -> str:
+    """A whole backend section. Its first line lets `read_shapes` find the shape again."""
+    shape = pool.shape
+    mark = f"# {shape.id} {shape.digest} {shape.options}".rstrip()
+    lines = "".join(server_line(pool, server) for server in pool.servers)
+    return f"\n{mark}\n{shape.head}{lines}"
+
+
+def read_shapes(text: str) -> dict[str, Shape]:
+    """The shapes in a file that we wrote, by digest. What was edited by hand since is left out."""
+    found: dict[str, Shape] = {}
+    for section in text.split("\n\n"):
+        first, *lines = section.splitlines() or [""]
+        mark = _MARK.match(first)
+        if mark is None:
+            continue
+        head = "".join(line + "\n" for line in lines if not line.startswith(_SERVER))
+        shape = Shape.of(mark[1], head, mark[3] or "")
+        if shape.digest == mark[2]:
+            found[shape.digest] = shape
+    return found
+
+
+def app_of(id_: str) -> AppId:
+    """The app of a backend's id."""
+    namespace, name, *_ = id_.split(":")
+    return AppId(namespace, name)

@@ -1,0 +1,317 @@
+"""What must be done so that a running HAProxy shows what is wanted. Pure.
+
+Run time first: `reachable` says how much of an app the running process can show as it is, the
+plans say by which commands, and what is left over needs a reload. The order keeps every moment
+between two commands harmless:
+
+1. servers come and are made ready, so that no switch points at an empty backend;
+2. maps: first entries are added and changed, from the end of a request's way to its start, so that
+   a route never leads to what is not there yet; then entries are removed the other way round;
+3. servers drain and go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vulcanized.diff import key_changes
+from vulcanized.model import Server, ServerState
+from vulcanized.targets.haproxy import words
+from vulcanized.targets.haproxy.live import LiveServer, shows, stands_at
+from vulcanized.targets.haproxy.master import ADDED, DELETED_OR_BUSY, DONE, Command, Replacement
+from vulcanized.targets.haproxy.parts import (
+    ACTIVE,
+    REGEX,
+    SHARED,
+    SLOTS,
+    SPLIT,
+    STRUCTURE,
+    TABLES,
+    Entry,
+    Part,
+    Pool,
+    Shape,
+    server_arguments,
+)
+
+NEW_BACKEND: Final = "new_backend"
+CHANGED_STRUCTURE: Final = "structure"
+LISTEN: Final = "listen"
+TEMPLATE: Final = "template"
+OTHER_CONFIG: Final = "other_config"
+REFUSED_AT_RUN_TIME: Final = "runtime_refused"
+START: Final = "start"
+
+FRAME_KEY: Final = "config"
+LISTEN_KEY: Final = "listen"
+FRAME_KEYS: Final = (FRAME_KEY, LISTEN_KEY)
+
+_MOST_SINGLE_CHANGES: Final = 50
+"""A command costs about 0.09 ms, a whole map of 1,000 entries about 3 ms."""
+
+Tables = Mapping[str, Mapping[str, str]]
+TableChanges = Mapping[str, Mapping[str, str | None]]
+Step = Command | Replacement
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What of an app can be shown without a reload, and why not all of it ("" when all)."""
+
+    part: Part
+    cause: str = ""
+
+
+def reachable(
+    part: Part, structure: Mapping[str, str], tables: Tables, shapes: Mapping[str, Shape]
+) -> Reach:
+    """How an app looks in a process made of `structure`, which shows `tables` now.
+
+    `shapes` are those that the process may have been made with, by digest. A backend that the
+    process has in another shape gets its servers all the same. Traffic stays where it is as long
+    as it would be sent to a backend that is not there.
+    """
+    pools = []
+    cause = ""
+    for pool in part.pools:
+        digest = structure.get(pool.shape.id, "").partition(":")[0]
+        if digest == pool.shape.digest:
+            pools.append(pool)
+            continue
+        if not digest:
+            cause = NEW_BACKEND
+        else:
+            cause = cause or CHANGED_STRUCTURE
+            if digest in shapes:
+                pools.append(Pool(shapes[digest], pool.maxconn, pool.servers))
+    if not cause:
+        return Reach(part)
+    entries, traffic = part.entries, part.traffic
+    if any(":" in entry.value and entry.value not in structure for entry in traffic):
+        traffic = _traffic_now(words.app_key(part.desired.app), tables)
+        if not traffic:
+            entries = ()
+    return Reach(Part(part.desired, tuple(pools), entries, traffic), cause)
+
+
+def _traffic_now(app: str, tables: Tables) -> tuple[Entry, ...]:
+    split = tables.get(SPLIT, {})
+    keys = (f"{app}:{slot}" for slot in range(SLOTS))
+    found = [Entry(SPLIT, key, split[key]) for key in keys if key in split]
+    active = tables.get(ACTIVE, {}).get(app)
+    return (*found, Entry(ACTIVE, app, active)) if active is not None else ()
+
+
+def frame_cause(running: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Why everything but the backends needs a reload, "" when it does not."""
+    if not running:
+        return OTHER_CONFIG
+    if running.get(LISTEN_KEY) != wanted[LISTEN_KEY]:
+        return LISTEN
+    return TEMPLATE if running.get(FRAME_KEY) != wanted[FRAME_KEY] else ""
+
+
+# --- servers ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class ServerPlan:
+    """Commands in the order of this module's head. `delete` may have to be tried again."""
+
+    enter: list[Command] = field(default_factory=list)
+    leave: list[Command] = field(default_factory=list)
+    delete: list[Command] = field(default_factory=list)
+
+
+def plan_servers(
+    plan: ServerPlan, pool: Pool, structure: str, live: Mapping[str, LiveServer]
+) -> None:
+    """Add to `plan` what turns the servers of one backend into those of `pool`.
+
+    `structure` is the backend's value in `structure.map` of the process.
+    """
+    id_ = pool.shape.id
+    wanted = {server.name for server in pool.servers}
+    for server in pool.servers:
+        running = live.get(server.name)
+        if running is None:
+            plan.enter += _add(pool, server)
+        else:
+            into = plan.enter if server.state is ServerState.READY else plan.leave
+            into += _change(id_, server, running)
+    if structure != pool.structure:
+        plan.enter += [
+            Command(f"set maxconn server {id_}/{name} {pool.maxconn}", id_, DONE)
+            for name in sorted(wanted & live.keys())
+        ]
+        plan.enter.append(Command(f"set map {{map}} {id_} {pool.structure}", STRUCTURE))
+    gone = {name: live[name] for name in live if name not in wanted | pool.shape.own}
+    plan_removal(plan, id_, gone)
+
+
+def plan_removal(plan: ServerPlan, id_: str, gone: Mapping[str, LiveServer]) -> None:
+    """Add to `plan` what removes servers; what they are doing they finish."""
+    for name, running in gone.items():
+        if running.state is not ServerState.MAINT:
+            plan.leave.append(Command(f"set server {id_}/{name} state maint", id_))
+        plan.delete.append(Command(f"del server {id_}/{name}", id_, DELETED_OR_BUSY))
+
+
+def _add(pool: Pool, server: Server) -> list[Command]:
+    id_ = pool.shape.id
+    name = f"{id_}/{server.name}"
+    weight = 0 if server.state is ServerState.DRAIN else server.weight
+    commands = [Command(f"add server {name} {server_arguments(pool, server, weight)}", id_, ADDED)]
+    if "check" in pool.shape.options.split():
+        commands.append(Command(f"enable health {name}", id_))
+    if server.state is not ServerState.MAINT:
+        commands.append(Command(f"enable server {name}", id_))
+    return commands
+
+
+def _change(id_: str, server: Server, running: LiveServer) -> list[Command]:
+    name = f"{id_}/{server.name}"
+    commands = []
+    if not stands_at(running, server):
+        address = f"addr {words.ip(server.endpoint.address)} port {server.endpoint.port}"
+        commands.append(Command(f"set server {name} {address}", id_, DONE))
+    if shows(running, server):
+        return commands
+    if server.state is ServerState.READY and running.weight != server.weight:
+        commands.append(Command(f"set server {name} weight {server.weight}", id_))
+    if server.state is not running.state:
+        commands.append(Command(f"set server {name} state {server.state.value}", id_))
+    return commands
+
+
+def live_servers(servers: Iterable[Server], leaving: Iterable[str] = ()) -> dict[str, LiveServer]:
+    """How servers look in a process that shows them; `leaving` are some that cannot go yet."""
+    live = {name: LiveServer("", 0, ServerState.MAINT, 0) for name in leaving}
+    for server in servers:
+        live[server.name] = LiveServer(*server.endpoint, server.state, server.weight)
+    return live
+
+
+# --- maps -------------------------------------------------------------------------------------
+
+
+def tables_of(parts: Iterable[Part]) -> dict[str, dict[str, str]]:
+    """The maps that these apps want."""
+    tables: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+    for part in parts:
+        for table, key, value in (*part.entries, *part.traffic):
+            tables[table][key] = value
+    return tables
+
+
+def in_order(table: str, entries: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Entries as they stand in a map: the longest regex first, since the first match wins."""
+    if table == REGEX:
+        return tuple(sorted(entries, key=lambda entry: (-len(entry[0]), entry[0])))
+    return tuple(sorted(entries))
+
+
+def claims_of(parts: Iterable[Part]) -> Counter[tuple[str, str]]:
+    """How many apps want each entry of the shared maps."""
+    return Counter(
+        (entry.table, entry.key)
+        for part in parts
+        for entry in part.entries
+        if entry.table in SHARED
+    )
+
+
+def all_table_changes(live: Tables, wanted: Tables) -> dict[str, dict[str, str | None]]:
+    """What turns maps that were read back into the wanted ones; only maps with changes."""
+    found: dict[str, dict[str, str | None]] = {}
+    for table in TABLES:
+        changes = key_changes(live.get(table, {}), wanted[table])
+        disordered = table == REGEX and list(live.get(table, {})) != [
+            key for key, _ in in_order(table, wanted[table].items())
+        ]
+        if changes or disordered:
+            found[table] = {
+                **dict(changes.add),
+                **dict(changes.change),
+                **dict.fromkeys(changes.remove),
+            }
+    return found
+
+
+def table_changes(
+    olds: Iterable[Part], news: Iterable[Part], tables: Tables, claims: Counter[tuple[str, str]]
+) -> dict[str, dict[str, str | None]]:
+    """What some apps change in maps that show `tables`; only maps with changes.
+
+    `claims` is brought up to date. An entry that another app has taken over is not removed.
+    """
+    wanted: dict[str, dict[str, str | None]] = {}
+    for part in olds:
+        for table, key, value in (*part.entries, *part.traffic):
+            if table in SHARED:
+                claims[table, key] -= 1
+                if claims[table, key] > 0:
+                    continue
+                del claims[table, key]
+            if tables[table].get(key) == value:
+                wanted.setdefault(table, {})[key] = None
+    for part in news:
+        for table, key, value in (*part.entries, *part.traffic):
+            if table in SHARED:
+                claims[table, key] += 1
+            wanted.setdefault(table, {})[key] = value
+    return {
+        table: changed
+        for table, entries in wanted.items()
+        if (changed := {k: v for k, v in entries.items() if tables[table].get(k) != v})
+    }
+
+
+def plan_tables(changes: TableChanges, tables: Tables) -> tuple[Step, ...]:
+    """The steps that change maps which show `tables`."""
+    steps: list[Step] = []
+    for table in TABLES:
+        put = _present(changes.get(table, {}))
+        # Changed without a change of entries: only their order is wrong.
+        if put or changes.get(table) == {}:
+            steps += _put(table, put, tables.get(table, {}))
+    for table in reversed(TABLES):
+        gone = [key for key, value in changes.get(table, {}).items() if value is None]
+        if gone:
+            now = {**tables.get(table, {}), **_present(changes[table])}
+            steps += _remove(table, gone, now)
+    return tuple(steps)
+
+
+def _present(changes: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _put(table: str, put: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
+    if table == REGEX or len(put) > _MOST_SINGLE_CHANGES:
+        return [Replacement(table, in_order(table, {**now, **put}.items()))]
+    return [
+        Command(f"{'set' if key in now else 'add'} map {{map}} {key} {value}", table)
+        for key, value in put.items()
+    ]
+
+
+def _remove(table: str, gone: Iterable[str], now: Mapping[str, str]) -> list[Step]:
+    keys = set(gone)
+    if table == REGEX or len(keys) > _MOST_SINGLE_CHANGES:
+        left = {key: value for key, value in now.items() if key not in keys}
+        return [Replacement(table, in_order(table, left.items()))]
+    return [Command(f"del map {{map}} {key}", table) for key in sorted(keys)]
+
+
+def apply_changes(tables: Mapping[str, dict[str, str]], changes: TableChanges) -> None:
+    """Let `tables` show what was changed."""
+    for table, entries in changes.items():
+        for key, value in entries.items():
+            if value is None:
+                tables[table].pop(key, None)
+            else:
+                tables[table][key] = value

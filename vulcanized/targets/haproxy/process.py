@@ -1,0 +1,226 @@
+"""HAProxy as a program: its own check, the child that we start, and what it can bind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from vulcanized.errors import NotWritten, ProxyUnreachable, Rejected, ReloadFailed
+from vulcanized.model import Endpoint
+from vulcanized.targets.haproxy.config import CONFIG
+from vulcanized.targets.haproxy.live import alerts
+from vulcanized.targets.haproxy.parts import app_of
+
+log = structlog.get_logger(__name__)
+
+LOG_FILE: Final = "haproxy.log"
+PID_FILE: Final = "haproxy.pid"
+CHECK_SECONDS: Final = 30.0
+SOFT_STOP_SECONDS: Final = 1.5
+HARD_STOP_SECONDS: Final = 1.0
+_LONGEST_LOG: Final = 10 * 1024 * 1024
+# Where distributions put daemons; not on the PATH of everybody.
+_MORE_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def find_program() -> str | None:
+    """The path of `haproxy`, None where there is none."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_FOLDERS])
+    return shutil.which("haproxy", path=path)
+
+
+def required_program() -> str:
+    """The path of `haproxy`. Raises ProxyUnreachable."""
+    program = find_program()
+    if program is None:
+        raise ProxyUnreachable("haproxy is not installed here: install it (apt install haproxy)")
+    return program
+
+
+def check(program: str, directory: Path, files: Mapping[str, str]) -> None:
+    """Let HAProxy check the files that stand in `directory`.
+
+    Raises Rejected with its own words and the app that they point to, ProxyUnreachable when it
+    cannot be run or does not end.
+    """
+    command = [program, "-c", "-f", str(directory / CONFIG)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=CHECK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Rejected(
+            f"HAProxy has not checked the config within {CHECK_SECONDS:g} s: it is not used"
+        ) from error
+    except OSError as error:
+        raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
+    if done.returncode != 0:
+        raise rejected(done.stdout.decode(errors="replace"), files)
+
+
+def rejected(output: str, files: Mapping[str, str]) -> Rejected:
+    """HAProxy's refusal of `files`, with the app that its words point to."""
+    said = alerts(output)
+    app = _blamed(output, files)
+    whom = f"the config of app {app}" if app else "the config"
+    return Rejected(f"HAProxy refuses {whom}: {said}; what ran before goes on", output)
+
+
+def _blamed(output: str, files: Mapping[str, str]) -> str:
+    """The app of the first line that the output names, "" where it names none."""
+    place = re.search(rf"{re.escape(CONFIG)}:(\d+)\]", output)
+    if place:
+        lines = files[CONFIG].splitlines()[: int(place[1])]
+        marks = (re.match(r"backend (\S+:\S+) ", line) for line in reversed(lines))
+        mark = next((mark for mark in marks if mark), None)
+        return str(app_of(mark[1])) if mark else ""
+    for name, text in files.items():
+        # Map files are named with the entry that cannot be used.
+        if name in output:
+            for line in text.splitlines():
+                key, _, value = line.partition(" ")
+                if key in output:
+                    return value
+    return ""
+
+
+def refuse_taken(addresses: Iterable[Endpoint]) -> None:
+    """Raise ReloadFailed if one of these cannot be bound now.
+
+    HAProxy's own check does not see it, and a reload that finds it out stops service for seconds.
+    """
+    for address in addresses:
+        literal = "0.0.0.0" if address.address == "*" else address.address  # noqa: S104
+        family = socket.AF_INET6 if ":" in literal else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((literal, address.port))
+                probe.listen(1)
+            except PermissionError:
+                continue  # a low port: HAProxy may take what we may not
+            except OSError as error:
+                taken = error.errno == errno.EADDRINUSE
+                hint = "stop who has it" if taken else "give an address of this host"
+                raise ReloadFailed(
+                    f"cannot listen on {address}: {error.strerror}; {hint}, or change `listen`; "
+                    "HAProxy was not reloaded",
+                    restored=True,
+                ) from error
+
+
+class Child:
+    """An HAProxy that we started. It has a session of its own and outlives us."""
+
+    def __init__(self, program: str, directory: Path, master_socket: Path) -> None:
+        self._directory = directory
+        path = directory / LOG_FILE
+        files = ("-p", str(directory / PID_FILE), "-f", str(directory / CONFIG))
+        try:
+            if log_size(directory) > _LONGEST_LOG:
+                path.unlink()
+            with path.open("ab") as log_file:
+                self._from = log_file.seek(0, os.SEEK_END)
+                self._process = subprocess.Popen(
+                    [program, "-W", "-S", f"{master_socket},mode,600", *files],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=log_file,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError as error:
+            if error.filename == str(path):
+                raise NotWritten(f"{path}: {error.strerror}; it must be ours to write") from error
+            raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
+        self.pid = self._process.pid
+        log.info("haproxy started", pid=self.pid, log=str(path))
+        threading.Thread(target=self._reap, name="haproxy reaper", daemon=True).start()
+
+    def _reap(self) -> None:
+        code = self._process.wait()
+        log.info("haproxy ended", pid=self.pid, code=code)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._process.returncode is not None
+
+    def output(self) -> str:
+        """What it has written since it was started (its last 20 kB)."""
+        return log_since(self._directory, self._from)
+
+
+def log_size(directory: Path) -> int:
+    """Where the log of a child of ours ends now."""
+    try:
+        return (directory / LOG_FILE).stat().st_size
+    except OSError:
+        return 0
+
+
+def log_since(directory: Path, start: int) -> str:
+    """What a child of ours has written from there on (its last 20 kB)."""
+    with contextlib.suppress(OSError), (directory / LOG_FILE).open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - 20_000))
+        return file.read().decode(errors="replace")
+    return ""
+
+
+def pid_of(directory: Path) -> int | None:
+    """The process that a child of ours in this directory runs as, None when there is none."""
+    try:
+        pid = int((directory / PID_FILE).read_text().split()[0])
+        comm = Path(f"/proc/{pid}/comm").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid if comm == "haproxy" else None
+
+
+def stop(pid: int) -> None:
+    """End a master and its workers: what they answer may end within SOFT_STOP_SECONDS."""
+    for number, seconds in (
+        (signal.SIGUSR1, SOFT_STOP_SECONDS),
+        (signal.SIGTERM, HARD_STOP_SECONDS),
+        (signal.SIGKILL, HARD_STOP_SECONDS),
+    ):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+        if _gone(pid, seconds):
+            return
+    log.warning("haproxy does not end", pid=pid)
+
+
+def _gone(pid: int, seconds: float) -> bool:
+    # The stop event is set already when this is called, so there is nothing else to wait on.
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        pause.wait(0.01)
+    return False

@@ -1,0 +1,413 @@
+"""The HAProxy target: hands what `plan` decides to the running proxy, then to the files.
+
+What runs counts, not what we remember: everything is read back when we start, when the worker is
+another one, when an answer is not the expected one, after a reload, and every now and then. In
+between, `Running` is what was read plus what was done since and confirmed answer by answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from vulcanized.errors import (
+    ProxyUnreachable,
+    Rejected,
+    ReloadFailed,
+    SettingsError,
+    TargetError,
+    TemplateFailed,
+)
+from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome
+from vulcanized.settings import HaproxySettings
+from vulcanized.slot import Clock, HoldOff
+from vulcanized.targets.haproxy import plan, process, words
+from vulcanized.targets.haproxy.config import FILES, Config, Frame
+from vulcanized.targets.haproxy.live import Live
+from vulcanized.targets.haproxy.master import Disagreed
+from vulcanized.targets.haproxy.parts import Part, Shape
+from vulcanized.targets.haproxy.proxy import Proxy
+from vulcanized.targets.haproxy.running import EVERYTHING, Running
+from vulcanized.targets.render import Templates
+from vulcanized.targets.staged import Folder
+
+log = structlog.get_logger(__name__)
+
+CAPABILITIES: Final = frozenset(
+    {
+        "hosts",
+        "paths",
+        "port",
+        "protocol.http",
+        "protocol.https",
+        "balance",
+        "timeouts",
+        "retries",
+        "health_check",
+        "max_connections",
+        "maintenance",
+    }
+)
+
+WRITE_AFTER: Final = 0.7
+"""Seconds from the first change at run time to its files: what follows is gathered."""
+LOOK_EVERY: Final = 1.0
+LOOK_SHARE: Final = 50
+"""What runs is read back once a second, or so seldom that it takes one 50th of the time."""
+LEAVING_EVERY: Final = 1.0
+CLOSE_SECONDS: Final = 2.0
+_ROUNDS: Final = 4
+
+
+class HaproxyTarget:
+    """One HAProxy and its directory. `apply` and `close` may be called from different threads.
+
+    Nothing is touched before the first `apply`, so `rendered`, `actual` and `verify` can be asked
+    beside a running daemon. The directory is locked from then on (DirectoryLocked).
+    """
+
+    def __init__(
+        self,
+        settings: HaproxySettings,
+        *,
+        hold_off: float,
+        ceiling: float,
+        stop: threading.Event,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        for name in ("directory", "master_socket"):
+            try:
+                words.file(str(getattr(settings, name)))
+            except Rejected as error:
+                raise SettingsError(f"target {settings.name}", (f"{name}: {error}",)) from error
+        if settings.listen_tls:
+            log.warning("listen_tls is not in effect yet; nothing is bound", target=settings.name)
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._folder = Folder(settings.directory)
+        self._templates = Templates("haproxy", settings.templates)
+        self._config = Config(settings.directory, settings.listen, self._templates)
+        self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
+        self._wanted: dict[AppId, Part] = {}
+        self._failed: dict[AppId | None, TargetError] = {}
+        self._dirty: set[AppId] = set()
+        self._generation = self._in_effect = 0
+        self._running: Running | None = None
+        self._unseen: Live | None = None
+        self._shapes: dict[str, Shape] = {}
+        self._frames: dict[str, str] = {}
+        self._gather = HoldOff(hold_off, ceiling)
+        self._asked: object = None
+        self._templates_changed = False
+        self._look_at = 0.0
+        self._leave_at: float | None = None
+        self._write_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def kind(self) -> str:
+        return "haproxy"
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The app config fields that this target puts into effect."""
+        return CAPABILITIES
+
+    # --- commands that look, and change nothing ------------------------------------------------
+
+    def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
+        """The files for these apps. Raises Rejected, TemplateFailed."""
+        config = Config(self._settings.directory, self._settings.listen, self._templates)
+        parts = {app: config.part(desired, None) for app, desired in apps.items()}
+        return config.files(parts, plan.tables_of(parts.values()))
+
+    def actual(self) -> Mapping[str, str]:
+        """The files that stand there now."""
+        return self._folder.read(FILES)
+
+    def verify(self, apps: Mapping[AppId, DesiredApp]) -> None:
+        """Let HAProxy check the files for these apps. Raises Rejected, TemplateFailed,
+        ProxyUnreachable.
+        """
+        config = Config(self._settings.directory, self._settings.listen, self._templates)
+        parts = {app: config.part(desired, None) for app, desired in apps.items()}
+        with tempfile.TemporaryDirectory(prefix="vulcanized-") as folder:
+            self._proxy.check(config, parts, process.required_program(), Path(folder))
+
+    # --- apply ---------------------------------------------------------------------------------
+
+    def apply(self, change: Change | None, now: float) -> Applied:
+        """Bring HAProxy in step with all changes up to this one; see `Target` in the runner.
+
+        What fails for one app is raised when all the rest is done.
+        """
+        with self._lock:
+            self._folder.lock()
+            self._merge(change)
+            if not self._generation:
+                return Applied(Outcome.UNCHANGED, 0)
+            try:
+                applied = self._apply(now)
+            except TargetError as error:
+                self._leave_in_order(error)
+                raise
+            if self._failed:
+                raise next(iter(self._failed.values()))
+            return applied
+
+    def _apply(self, now: float) -> Applied:
+        running, started = self._attach(now)
+        steps = self._bring(running)
+        cause = self._reload_if_due() or (plan.START if started else "")
+        self._delete_leaving()
+        self._write_if_due()
+        if not self._lacking() and not self._failed:
+            self._in_effect = self._generation
+        outcome = Outcome.UPDATED if steps else Outcome.UNCHANGED
+        return Applied(Outcome.RELOADED if cause else outcome, self._in_effect, self._due(), cause)
+
+    def _leave_in_order(self, error: TargetError) -> None:
+        """After an error the next call may be seconds away: what is at hand goes out now."""
+        if isinstance(error, ProxyUnreachable):
+            self._running = None
+        elif self._write_at is not None:
+            self._write_at = 0.0
+            with contextlib.suppress(TargetError):
+                self._write_if_due()
+
+    def _due(self) -> float:
+        """When something is to be done though nothing changes."""
+        times = (self._look_at, self._leave_at, self._write_at, self._gather.due())
+        return min(each for each in times if each is not None)
+
+    # --- what is wanted ------------------------------------------------------------------------
+
+    def _merge(self, change: Change | None) -> None:
+        """Take a change in. An app that cannot be put into words stays as it is, and tells."""
+        if self._templates.changed():
+            self._render_anew()
+        if change is None:
+            return
+        self._generation = change.generation
+        for app, desired in change.apps.items():
+            if desired is None:
+                self._drop(app)
+                continue
+            before = self._wanted.get(app)
+            if before is None or before.desired != desired or app in self._failed:
+                self._word(app, desired, before)
+        if change.complete:
+            for app in self._wanted.keys() - change.apps.keys():
+                self._drop(app)
+            self._config.keep_only(self._wanted)
+
+    def _drop(self, app: AppId) -> None:
+        self._failed.pop(app, None)
+        if self._wanted.pop(app, None):
+            self._dirty.add(app)
+
+    def _word(self, app: AppId, desired: DesiredApp, before: Part | None) -> None:
+        try:
+            self._wanted[app] = self._config.part(desired, before)
+        except (Rejected, TemplateFailed) as error:
+            self._failed[app] = type(error)(f"app {app}: {error}")
+        else:
+            self._failed.pop(app, None)
+            self._dirty.add(app)
+
+    def _render_anew(self) -> None:
+        log.info("templates changed", target=self.name)
+        self._failed.pop(None, None)
+        self._templates_changed = True
+        try:
+            self._config.render_frame()
+        except TemplateFailed as error:
+            self._failed[None] = error
+        for app, part in list(self._wanted.items()):
+            self._word(app, part.desired, None)
+
+    # --- what runs -----------------------------------------------------------------------------
+
+    def _attach(self, now: float) -> tuple[Running, bool]:
+        """Look at what runs, when it is due; whether it had to be started."""
+        if self._running is not None and now < self._look_at:
+            return self._running, False
+        live, started = self._proxy.attach(self._wanted)
+        read = self._clock()
+        running = self._compare(live)
+        took = live.seconds + self._clock() - read
+        self._look_at = read + max(LOOK_EVERY, LOOK_SHARE * took)
+        return running, started
+
+    def _compare(self, live: Live) -> Running:
+        running = self._running
+        if running is None:
+            process_ = live.processes
+            pids = {"version": process_.version, "pid": process_.master, "worker": process_.worker}
+            log.info("haproxy found", target=self.name, **pids)
+            shapes, frames = self._proxy.known()
+            self._shapes |= shapes
+            self._frames |= frames
+            return self._become(live)
+        if not self._folder.untouched():
+            log.warning("files changed by someone else", target=self.name)
+            self._write_at = self._clock()
+        if drift := running.differences(live):
+            log.warning("drift", target=self.name, what=drift)
+            return self._become(live, running.stuck)
+        return running
+
+    def _become(self, live: Live, stuck: Iterable[str] = ()) -> Running:
+        """This is what runs now; every app is to be compared with it."""
+        shown = self._running.shown if self._running is not None else {}
+        for part in (*self._wanted.values(), *shown.values()):
+            self._shapes |= {pool.shape.digest: pool.shape for pool in part.pools}
+        frame = self._config.frame
+        self._frames[frame.digest] = frame.text
+        made_of = {value.partition(":")[0] for value in live.structure.values()}
+        self._shapes = {digest: self._shapes[digest] for digest in self._shapes.keys() & made_of}
+        self._frames = {digest: self._frames[digest] for digest in self._frames.keys() & made_of}
+        self._running, self._unseen = Running(self._proxy.master, live, stuck), live
+        return self._running
+
+    def _bring(self, running: Running) -> int:
+        """Show by run time what can be shown; how many steps it took.
+
+        What answers otherwise than expected is read back and planned anew. What does so again is
+        left to a reload.
+        """
+        steps = 0
+        suspects: set[str] = set()
+        for attempt in range(_ROUNDS):
+            try:
+                steps += self._show(running)
+            except Disagreed as error:
+                log.warning("haproxy disagrees", target=self.name, reason=str(error))
+                stuck = running.stuck | ({error.subject} & suspects)
+                if error.subject:
+                    suspects.add(error.subject)
+                if attempt == _ROUNDS - 2:
+                    stuck.add(EVERYTHING)
+                running = self._become(self._proxy.master.read_back(), stuck)
+            else:
+                break
+        return steps
+
+    def _show(self, running: Running) -> int:
+        live, self._unseen = self._unseen, None
+        if live is not None:
+            steps = running.show_all(live, self._wanted, self._shapes)
+            self._write_at = self._clock()
+        elif self._dirty:
+            changed = {app: self._wanted.get(app) for app in self._dirty}
+            steps = running.show(changed, self._shapes)
+            if self._write_at is None:
+                self._write_at = self._clock() + WRITE_AFTER
+        else:
+            return 0
+        self._dirty.clear()
+        return steps
+
+    def _lacking(self) -> str:
+        """Why what runs is not all that is wanted, "" when it is."""
+        running = self._running
+        if running is None:
+            return plan.OTHER_CONFIG
+        frame = plan.frame_cause(running.structure, self._config.frame.structure)
+        causes = {cause for cause, _ in running.behind.values()}
+        if frame or not causes:
+            return frame or (plan.REFUSED_AT_RUN_TIME if running.stuck else "")
+        if self._templates_changed:
+            return plan.TEMPLATE
+        return plan.NEW_BACKEND if plan.NEW_BACKEND in causes else plan.CHANGED_STRUCTURE
+
+    def _reload_if_due(self) -> str:
+        """Reload for what run time cannot do; why, or "" when there was none.
+
+        The first after a calm is done at once, what follows is gathered.
+        """
+        running, cause = self._running, self._lacking()
+        if not cause or running is None:
+            self._asked, self._templates_changed = None, False
+            return ""
+        asked = (cause, dict(running.behind), frozenset(running.stuck))
+        due = self._gather.due()
+        if due is None or asked != self._asked:
+            self._asked = asked
+            due = self._gather.request(self._clock())
+        if due > self._clock():
+            return ""
+        try:
+            live = self._proxy.reload(self._wanted, running.structure, self._files(running))
+        except ReloadFailed:
+            self._running = None
+            raise
+        finally:
+            self._gather.done(self._clock())
+        self._asked, self._templates_changed = None, False
+        self._bring(self._become(live))
+        return cause
+
+    def _delete_leaving(self) -> None:
+        """Try again to delete what had sessions still."""
+        running, now = self._running, self._clock()
+        if running is None or not running.leaving:
+            self._leave_at = None
+        elif self._leave_at is None:
+            self._leave_at = now + LEAVING_EVERY
+        elif self._leave_at <= now:
+            try:
+                running.delete_leaving()
+            except Disagreed as error:
+                log.warning("haproxy disagrees", target=self.name, reason=str(error))
+                self._look_at = 0.0
+            ended = self._clock()
+            self._leave_at = ended + max(LEAVING_EVERY, LOOK_SHARE * (ended - now))
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def _files(self, running: Running) -> Mapping[str, str] | None:
+        """The files that make a process like the running one; None when it is not of ours."""
+        text = self._frames.get(running.structure.get(plan.FRAME_KEY, ""))
+        if text is None:
+            return None
+        frame = Frame(text, {key: running.structure[key] for key in plan.FRAME_KEYS})
+        return self._config.files(running.shown, running.tables, frame)
+
+    def _write_if_due(self) -> None:
+        if self._write_at is None or self._running is None or self._write_at > self._clock():
+            return
+        files = self._files(self._running)
+        if files is not None:
+            self._folder.write(files)
+        self._write_at = None
+
+    def close(self, *, stop_proxy: bool) -> None:
+        """Bring the files up to date and let go of the directory; the last call.
+
+        `stop_proxy`: also end an HAProxy that runs for `start = true`, within some 3 seconds.
+        """
+        if self._lock.acquire(timeout=CLOSE_SECONDS):
+            try:
+                if self._write_at is not None:
+                    self._write_at = 0.0
+                    self._write_if_due()
+            finally:
+                self._lock.release()
+        else:
+            log.warning("closing in the midst of an apply", target=self.name)
+        self._templates.close()
+        if stop_proxy and self._settings.start and self._generation:
+            self._proxy.end()
+        self._folder.close()

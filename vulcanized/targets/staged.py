@@ -1,0 +1,202 @@
+"""What file targets have in common: their directory, and the memory of what a proxy refused.
+
+One daemon manages one directory (a lock). Files come into place by write, fsync and rename, so
+that a crash leaves a whole old one or a whole new one. A candidate for the proxy's own check is
+written beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vulcanized.errors import DirectoryLocked, NotWritten, TargetError
+
+FIRST_SECOND_TRY: Final = 30.0
+LAST_SECOND_TRY: Final = 600.0
+"""Seconds between tries of the same refused candidate. Its files may say the same and yet pass the
+next time: the address was taken, a certificate that a template names was missing."""
+
+_LOCK: Final = "vulcanized.lock"
+_CANDIDATE: Final = "candidate"
+
+
+class _Written(NamedTuple):
+    """What we wrote, and by what to know that it is still there."""
+
+    digest: bytes
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class Folder:
+    """The directory of one target. Not thread-safe but for `read`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._written: dict[str, _Written] = {}
+
+    def lock(self) -> None:
+        """Make it and take it for this process, once. Raises DirectoryLocked, NotWritten."""
+        if self._lock is not None:
+            return
+        with _named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DirectoryLocked(
+                f"{self.path} is managed by another vulcanized: stop it, or give this target a "
+                "directory of its own"
+            ) from None
+        self._lock = descriptor
+
+    def close(self) -> None:
+        """Let another daemon have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read(self, names: Iterable[str]) -> dict[str, str]:
+        """The text of those files that are there."""
+        found = {}
+        with _named(self.path):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    found[name] = (self.path / name).read_text(errors="replace")
+        return found
+
+    def write(self, files: Mapping[str, str]) -> bool:
+        """Put files in place, in this order, those that differ from what is there.
+
+        True if there was one. Raises NotWritten; what was there before is then still whole.
+        """
+        changed = [name for name, text in files.items() if not self._stands(name, text)]
+        with _named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in changed:
+                self._put(name, files[name].encode())
+            if changed:
+                _sync(self.path)
+        return bool(changed)
+
+    def untouched(self) -> bool:
+        """Whether every file that we wrote is still the one that we wrote."""
+        return all(self._signature(name) == known[1:] for name, known in self._written.items())
+
+    def keep(self, name: str, copy: str) -> None:
+        """Let what stands under `name` be found under `copy` too, also when `name` is replaced."""
+        temporary = self.path / f"{copy}.new"
+        with _named(self.path):
+            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.link(self.path / name, temporary)
+                temporary.replace(self.path / copy)
+
+    @contextlib.contextmanager
+    def candidate(self) -> Iterator[Path]:
+        """A directory beside the files for a candidate; it is gone afterwards."""
+        path = self.path / _CANDIDATE
+        with _named(self.path):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _stands(self, name: str, text: str) -> bool:
+        known = self._written.get(name)
+        if known is None:
+            return self.read([name]).get(name) == text and self._remember(name, text.encode())
+        return known.digest == _digest(text.encode()) and self._signature(name) == known[1:]
+
+    def _put(self, name: str, data: bytes) -> None:
+        temporary = self.path / f"{name}.new"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._remember(name, data)
+
+    def _remember(self, name: str, data: bytes) -> bool:
+        signature = self._signature(name)
+        if signature is not None:
+            self._written[name] = _Written(_digest(data), *signature)
+        return signature is not None
+
+    def _signature(self, name: str) -> tuple[int, int, int] | None:
+        try:
+            status = (self.path / name).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Refusal:
+    """The newest candidate that the proxy refused, so that it is not tried over and over."""
+
+    def __init__(self) -> None:
+        self._digest = ""
+        self._error: TargetError | None = None
+        self._again = 0.0
+        self._wait = FIRST_SECOND_TRY
+
+    def of(self, digest: str, now: float) -> TargetError | None:
+        """Why this candidate need not be tried now; None: try it."""
+        return self._error if digest == self._digest and now < self._again else None
+
+    def remember(self, digest: str, error: TargetError, now: float) -> None:
+        """This candidate was refused at `now`; each time in a row it waits longer."""
+        again = digest == self._digest
+        self._wait = min(LAST_SECOND_TRY, self._wait * 2) if again else FIRST_SECOND_TRY
+        self._digest, self._error, self._again = digest, error, now + self._wait
+
+    def forget(self) -> None:
+        """A candidate was accepted, or the proxy is another one by now."""
+        self._digest, self._error = "", None
+
+
+def write_candidate(folder: Path, files: Mapping[str, str]) -> None:
+    """Files for a check only: no fsync, no rename. Raises NotWritten."""
+    with _named(folder):
+        for name, text in files.items():
+            (folder / name).write_text(text)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(
+            f"{error.filename or path}: {error.strerror}; give vulcanized the right to read and "
+            "write there, and room"
+        ) from error

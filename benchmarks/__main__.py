@@ -1,0 +1,166 @@
+"""`python -m benchmarks`: measure, show the table, write it to a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from benchmarks import figures, startup, switches
+from benchmarks.figures import Row
+from benchmarks.pods import Pods
+from benchmarks.stage import Say, Stage, set_up
+from tests.daemons import Vulcanized
+from tests.servers.load import Report
+
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    sizes: tuple[int, ...] = (10, 1000)
+    calm: int = 36
+    churn: float = 10.0
+    switches: int = 30
+    switches_under_load: int = 100
+    replacements: int = 40
+    starts: int = 5
+
+
+QUICK = Extent(
+    sizes=(10,),
+    calm=4,
+    churn=1.0,
+    switches=4,
+    switches_under_load=10,
+    replacements=3,
+    starts=1,
+)
+
+
+def measure(stage: Stage, extent: Extent, rows: list[Row]) -> None:
+    """Add a row for each figure, as soon as it is known."""
+    for size in extent.sizes:
+        stage.grow(size)
+        with stage.daemon() as daemon:
+            daemon.start()
+            _measure_pods(stage, daemon, extent, rows)
+            _measure_switches(stage, daemon, extent, rows)
+    _measure_starts(stage, extent, rows)
+
+
+def _measure_pods(stage: Stage, daemon: Vulcanized, extent: Extent, rows: list[Row]) -> None:
+    what = f"{len(stage.hosts):,} apps"
+    with Pods(stage, daemon) as pods:
+        stage.say(f"{what}: {extent.calm} pods replaced, well apart")
+        ready, deleted = pods.calm(extent.calm)
+        rows.append(figures.compared(f"Ready sent → first answer, calm, {what}", ready, 2.5))
+        stage.say(f"{what}: a pod ready every 0.1 s, for {extent.churn:g} s")
+        churned = pods.churn(extent.churn)
+        rows.append(figures.compared(f"Ready sent → first answer, churn, {what}", churned, 3.0))
+        rows.append(figures.bounded(f"DELETE sent → last answer, {what}", deleted, 0.020))
+
+
+def _measure_switches(stage: Stage, daemon: Vulcanized, extent: Extent, rows: list[Row]) -> None:
+    what = f"{len(stage.hosts):,} apps"
+    stage.say(f"{what}: {extent.switches} switches, well apart")
+    samples = switches.switches(stage, daemon, extent.switches)
+    rows.append(figures.compared(f"switch put → first answer, {what}", samples))
+    stage.say(f"{what}: {extent.switches_under_load} switches under load")
+    report = switches.switches_under_load(stage, daemon, extent.switches_under_load)
+    rows.append(_failed(f"{extent.switches_under_load} switches under load, {what}", report))
+    stage.say(f"{what}: {extent.replacements} pods replaced under load")
+    report = switches.replacements_under_load(stage, daemon, extent.replacements)
+    rows.append(_failed(f"{extent.replacements} pods replaced under load, {what}", report))
+
+
+def _failed(what: str, report: Report) -> Row:
+    failed = sum(report.failed.values())
+    reasons = "".join(f"; {n} {reason}" for reason, n in report.failed.items())
+    requests = report.answers + sum(report.failures.values())
+    ours = f"{failed} failed of {requests:,}{reasons}"
+    return Row(what, ours, goal="0 failed", ok=not failed)
+
+
+def _measure_starts(stage: Stage, extent: Extent, rows: list[Row]) -> None:
+    what = f"{len(stage.hosts):,} apps, {stage.pods:,} pods"
+    stage.say(f"{what}: {extent.starts} starts")
+    starts = []
+    for _ in range(extent.starts):
+        starts.append(startup.start(stage))
+        stage.say("  " + ", ".join(f"{step} {at:.2f}" for step, at in starts[-1].steps))
+    last = statistics.median(each.last for each in starts)
+    first = statistics.median(each.first for each in starts)
+    rows.append(
+        Row(
+            f"start → all served, {what} ({len(starts)}x)",
+            f"{last:.2f} s; the first of them at {first:.2f} s",
+            goal="< 1.2 s",
+            ok=last < 1.2,
+        )
+    )
+    memory = max(each.memory for each in starts) / MEGABYTE
+    peak = max(each.peak for each in starts) / MEGABYTE
+    ours = f"{memory:.0f} MB; at most {peak:.0f} MB"
+    rows.append(Row(f"memory there, {what}", ours, goal="< 110 MB", ok=memory < 110))
+
+
+def machine() -> str:
+    """What the figures are true of, in a line."""
+    ran = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False)
+    haproxy = ran.stdout.split(" ")[2] if ran.returncode == 0 else "?"
+    return (
+        f"{os.cpu_count()} cores for servers, pods, daemon and measuring together; "
+        f"Python {platform.python_version()}, HAProxy {haproxy}."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; 0 when all was measured, whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="10 apps, few samples: a smoke test")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.md"))
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _ended)
+    rows: list[Row] = []
+    try:
+        with set_up(_say_since(time.monotonic())) as stage:
+            measure(stage, QUICK if options.quick else Extent(), rows)
+    except KeyboardInterrupt:
+        print("ended before all was measured", file=sys.stderr)
+        return 130
+    finally:
+        if rows:
+            figures.show(rows, Console())
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(figures.markdown(rows, [machine()]))
+    return 0
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
+
+
+def _say_since(begin: float) -> Say:
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+if __name__ == "__main__":
+    sys.exit(main())

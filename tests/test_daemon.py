@@ -118,7 +118,7 @@ def test_a_broken_config_leaves_its_app_as_it_was_and_the_others_free(
     assert daemon.metric("vulcanized_apps_quarantined") == 1
     (problem,) = daemon.app("default/todo")["problems"]
     assert "hosts.0" in problem["message"]
-    assert str(files.store) in problem["where"]
+    assert problem["where"] == "store/apps/default/todo.json"
 
 
 def test_a_held_activation_shows_and_changes_nothing(daemon: Vulcanized, files: Files) -> None:

@@ -16,6 +16,7 @@ from tests.servers.etcd import Etcd
 from tests.servers.fixtures import missing
 from tests.servers.nodeagent import AgentPod, NodeAgent
 from tests.servers.programs import ServerMissing, find_program
+from tests.servers.wait import eventually
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Site:
         """Wait for exactly so many ready pods."""
         labels = {"app": "todo"} | ({"version": version} if version else {})
         return self.nodes.wait_pods(count, self.namespace, labels)
+
+    def settle(self) -> None:
+        """Wait until the proxy has all that the daemon knows of in effect."""
+
+        def settled() -> bool:
+            (target,) = self.daemon.status()["targets"]
+            return bool(target["generation"] == target["wanted"])
+
+        eventually(settled, 10, "the proxy to be in step")
 
     def app(self) -> dict[str, Any]:
         """The app in `/status`."""

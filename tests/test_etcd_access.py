@@ -224,12 +224,12 @@ def test_users_may_be_switched_on_and_off_under_way(users_off: Guarded) -> None:
 
 @pytest.fixture
 def cluster(new_etcd: NewEtcd) -> Etcd:
-    return new_etcd(members=3, flags=["--heartbeat-interval=20", "--election-timeout=200"])
+    return new_etcd(members=3, flags=["--heartbeat-interval=50", "--election-timeout=500"])
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "DEADLINE", 1.0)
+    monkeypatch.setattr(calls, "DEADLINE", 2.0)
 
 
 def leader(cluster: Etcd) -> int:

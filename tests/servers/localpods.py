@@ -38,6 +38,14 @@ class LocalPods:
         """The pod finishes what it has and is gone."""
         self._run(self._pods.pop(name)[0].close(5.0))
 
+    def be_healthy(self, name: str, *, healthy: bool) -> None:
+        """What the pod says at `/health` from now on."""
+        self._pods[name][0].healthy = healthy
+
+    def in_flight(self, name: str) -> int:
+        """How many requests it is busy with."""
+        return self._pods[name][0].in_flight
+
     def manifest(
         self,
         name: str,
@@ -82,6 +90,7 @@ class LocalPods:
     ) -> None:
         for name in list(self._pods):
             self.stop(name)
+        self._run(asyncio.sleep(0.02))  # what was cut has still to be told of it
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()

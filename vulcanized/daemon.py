@@ -60,6 +60,7 @@ class Parts:
     store: Store
     targets: tuple[Target, ...]
     outlets: tuple[Outlet, ...]
+    closers: tuple[Callable[[], None], ...] = ()
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -75,7 +76,8 @@ def assemble(settings: Settings, stop: threading.Event) -> Parts:
         Outlet(target.name, target.capabilities, each.strict)
         for target, each in zip(targets, settings.targets, strict=True)
     )
-    return Parts(dirty, _cluster(settings, dirty), _store(settings, dirty), targets, outlets)
+    store, close_store = _store(settings, dirty)
+    return Parts(dirty, _cluster(settings, dirty), store, targets, outlets, (close_store,))
 
 
 def _cluster(settings: Settings, dirty: DirtyApps) -> Cluster:
@@ -91,17 +93,19 @@ def _cluster(settings: Settings, dirty: DirtyApps) -> Cluster:
     return ManifestSource(settings.directory.manifests, dirty)
 
 
-def _store(settings: Settings, dirty: DirtyApps) -> Store:
+def _store(settings: Settings, dirty: DirtyApps) -> tuple[Store, Callable[[], None]]:
+    """The store, and what to call when its streams have ended."""
     if settings.etcd is not None:
         from vulcanized.etcd import connect
         from vulcanized.sources.etcd import EtcdSource
 
-        return EtcdSource(connect(settings.etcd), settings.etcd.prefix, dirty)
+        client = connect(settings.etcd)
+        return EtcdSource(client, settings.etcd.prefix, dirty), client.close
     from vulcanized.sources.directory import DirectoryStore
 
     assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
     assert settings.directory.store is not None  # noqa: S101
-    return DirectoryStore(settings.directory.store, dirty)
+    return DirectoryStore(settings.directory.store, dirty), lambda: None
 
 
 def _target(each: HaproxySettings, settings: Settings, stop: threading.Event) -> Target:
@@ -173,6 +177,8 @@ class Runtime:
             closer.start()
         for thread in (*closers, *self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
+        for close in self.parts.closers:
+            close()
         self.memory.close()
 
     def snapshot(self) -> Snapshot:
@@ -339,6 +345,14 @@ class Daemon:
         log.info("ended")
 
     def _pages(self) -> Mapping[str, Page]:
+        pages = self._pages_of_a_runtime()
+        return {path: lambda page=page: self._once_running(page) for path, page in pages.items()}  # type: ignore[misc]
+
+    def _once_running(self, page: Page) -> Answer:
+        # The address is taken before anything else is made: somebody may ask before there is.
+        return page() if self._runtime is not None else _yes_or_no(False, "starting")
+
+    def _pages_of_a_runtime(self) -> Mapping[str, Page]:
         return {
             "/metrics": lambda: metrics_answer(self._metrics.exposition()),
             "/healthz": lambda: _yes_or_no(self._current().alive(), "a thread is stuck or gone"),

@@ -58,6 +58,8 @@ def look(settings: Settings) -> Looked:
         parts.dirty.close()
         for thread in threads:
             thread.join(2.0)
+        for close in parts.closers:
+            close()
 
 
 def _await_sources(streams: Sequence[Stream], stop: threading.Event) -> None:

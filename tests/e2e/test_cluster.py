@@ -121,6 +121,25 @@ def test_a_new_version_beside_the_old_takes_over_by_one_put_without_a_failed_req
     assert load.report.versions.keys() == {"blue", "green"}
 
 
+def test_the_first_activation_and_its_end_fail_no_request(site: Site) -> None:
+    """Both need a backend that the running proxy does not have."""
+    site.configure()
+    path = site.path("replicationcontrollers")
+    for version in ("blue", "green"):
+        site.cluster.api.post(path, replication_controller("todo", version, replicas=2))
+    every, blue = site.ready(4), site.ready(2, "blue")
+    eventually_served_by(site.daemon.url, site.host, names(every))
+    with Load(site.daemon.port, site.host) as load:
+        load.go_on()
+        for _ in range(4):
+            site.activate("blue")
+            eventually_served_by(site.daemon.url, site.host, names(blue))
+            site.etcd.delete(f"{site.prefix}/active/{site.namespace}/todo")
+            eventually_served_by(site.daemon.url, site.host, names(every))
+        load.go_on()
+    assert load.report.failed == {}
+
+
 def test_an_activation_put_too_early_is_held_until_its_pods_are_ready(site: Site) -> None:
     site.configure()
     path = site.path("replicationcontrollers")

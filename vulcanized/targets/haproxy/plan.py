@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vulcanized.diff import key_changes
-from vulcanized.model import Server, ServerState
+from vulcanized.model import ANY_VERSION, DesiredApp, Server, ServerState
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.live import LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import ADDED, DELETED_OR_BUSY, DONE, Command, Replacement
@@ -59,10 +59,15 @@ Step = Command | Replacement
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What of an app can be shown without a reload, and why not all of it ("" when all)."""
+    """What of an app can be shown without a reload, and why not all of it ("" when all).
+
+    `untouched` are backends of the app that must be left as they are: they may have traffic, and
+    it is not known what they are made of.
+    """
 
     part: Part
     cause: str = ""
+    untouched: frozenset[str] = frozenset()
 
 
 def reachable(
@@ -72,21 +77,18 @@ def reachable(
 
     `shapes` are those that the process may have been made with, by digest. A backend that the
     process has in another shape gets its servers all the same. Traffic stays where it is as long
-    as it would be sent to a backend that is not there.
+    as it would be sent to a backend that is not there; where it stays, servers still come and go.
     """
-    pools = []
     cause = ""
+    wanted: dict[str, tuple[int, tuple[Server, ...]]] = {}
     for pool in part.pools:
         digest = structure.get(pool.shape.id, "").partition(":")[0]
-        if digest == pool.shape.digest:
-            pools.append(pool)
-            continue
         if not digest:
             cause = NEW_BACKEND
-        else:
+            continue
+        if digest != pool.shape.digest:
             cause = cause or CHANGED_STRUCTURE
-            if digest in shapes:
-                pools.append(Pool(shapes[digest], pool.maxconn, pool.servers))
+        wanted[pool.shape.id] = (pool.maxconn, pool.servers)
     if not cause:
         return Reach(part)
     entries, traffic = part.entries, part.traffic
@@ -94,7 +96,25 @@ def reachable(
         traffic = _traffic_now(words.app_key(part.desired.app), tables)
         if not traffic:
             entries = ()
-    return Reach(Part(part.desired, tuple(pools), entries, traffic), cause)
+        for id_ in {entry.value for entry in traffic} & structure.keys() - wanted.keys():
+            maxconn = structure[id_].partition(":")[2]
+            wanted[id_] = (int(maxconn or 0), _servers_for(part.desired, id_))
+    known = {**shapes, **{pool.shape.digest: pool.shape for pool in part.pools}}
+    made_of = {id_: known.get(structure[id_].partition(":")[0]) for id_ in wanted}
+    pools = [Pool(shape, *wanted[id_]) for id_, shape in made_of.items() if shape is not None]
+    untouched = frozenset(id_ for id_, shape in made_of.items() if shape is None)
+    return Reach(Part(part.desired, tuple(pools), entries, traffic), cause, untouched)
+
+
+def _servers_for(desired: DesiredApp, id_: str) -> tuple[Server, ...]:
+    """The servers of a backend that is wanted no more, but has the traffic until a reload."""
+    servers = {server.name: server for backend in desired.backends for server in backend.servers}
+    every = id_ == words.backend_id(desired.app, ANY_VERSION)
+    return tuple(
+        server
+        for _, server in sorted(servers.items())
+        if every or id_ == words.backend_id(desired.app, server.version)
+    )
 
 
 def _traffic_now(app: str, tables: Tables) -> tuple[Entry, ...]:

@@ -62,11 +62,16 @@ class Running:
         parts = self.shown.values()
         servers = ServerPlan()
         pools = {pool.shape.id: pool for part in parts for pool in part.pools}
+        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
         for id_, those in live.servers.items():
-            self._plan(servers, id_, pools.get(id_), those)
+            if id_ not in untouched:
+                self._plan(servers, id_, pools.get(id_), those)
         changes = plan.all_table_changes(self.tables, plan.tables_of(parts))
         self._claims = plan.claims_of(parts)
-        self._servers = {id_: pools[id_].servers if id_ in pools else () for id_ in live.servers}
+        self._servers = {
+            id_: pools[id_].servers if id_ in pools else ()
+            for id_ in live.servers.keys() - untouched
+        }
         return self._carry_out(servers, changes, pools.values())
 
     def show(self, wanted: Mapping[AppId, Part | None], shapes: Mapping[str, Shape]) -> int:
@@ -87,7 +92,8 @@ class Running:
         pools = {pool.shape.id: pool for part in news for pool in part.pools}
         before = {pool.shape.id for part in olds for pool in part.pools}
         servers = ServerPlan()
-        for id_ in before | pools.keys():
+        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
+        for id_ in (before | pools.keys()) - untouched:
             pool = pools.get(id_)
             now = self._servers.get(id_, ())
             same = pool is not None and pool.servers == now

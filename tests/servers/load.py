@@ -107,22 +107,29 @@ class Load:
 
     async def _keep_alive(self, end: float) -> None:
         connection: _Connection | None = None
+
+        def leave() -> None:
+            nonlocal connection
+            if connection is not None:
+                connection.close()
+            connection = None
+
         while not self._stop.is_set() and time.monotonic() < end:
             try:
                 if connection is None:
                     connection = await _Connection.open(self._port, self._timeout)
                 stays = self._note(await connection.ask(self._stay, self._timeout))
             except _ClosedBetween:
-                connection = connection and connection.close()
+                leave()
                 self.report.failures["closed without an answer"] += 1
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-                connection = connection and connection.close()
+                leave()
                 self.report.failures[type(error).__name__] += 1
             else:
-                connection = connection if stays else connection.close()
+                if not stays:
+                    leave()
             await asyncio.sleep(self._pause)
-        if connection is not None:
-            connection.close()
+        leave()
 
     async def _one_shot(self, end: float) -> None:
         while not self._stop.is_set() and time.monotonic() < end:
@@ -183,4 +190,5 @@ class _Connection:
             return head
 
     def close(self) -> None:
+        """Close it, without a wait for the other side."""
         self._writer.close()

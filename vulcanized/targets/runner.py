@@ -175,13 +175,14 @@ class Runner:
         if recovered:
             log.info("target recovered", target=self._target.name)
         if applied.outcome is not Outcome.UNCHANGED:
+            why = {"cause": applied.cause} if applied.cause else {}
             log.info(
                 "applied",
                 target=self._target.name,
                 generation=applied.generation,
                 outcome=applied.outcome.value,
-                cause=applied.cause,
                 seconds=round(seconds, 4),
+                **why,
             )
 
     def _fail(self, kind: str, text: str, exit_code: int = 1) -> None:

@@ -12,7 +12,7 @@ help: ## this list
 
 run: ## the quick start: http://todo.localhost:8080, Ctrl-C ends it
 	@.ci/setup run
-	@exec $(PYTHON_) -m examples.quickstart
+	@exec $(PYTHON_) examples/quickstart/quickstart.py
 
 test: ## all tests; ARGS="-k haproxy" for some
 	@.ci/setup test

@@ -562,7 +562,8 @@ def test_an_unreadable_event_costs_itself_and_is_asked_about_by_a_list_later() -
 
 def test_an_object_that_stays_unreadable_is_asked_about_less_and_less_often() -> None:
     broken = listed(wire("b") | BROKEN)
-    server = Server(*[step for _ in range(7) for step in (broken, [10.0, bookmark(101)] * 100)])
+    quiet: list[bytes | float | SourceError] = [10.0, bookmark(101)] * 100
+    server = Server(*[step for _ in range(7) for step in (broken, quiet)])
     lists: list[float] = []
     page = server.page
 

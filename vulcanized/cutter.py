@@ -115,11 +115,16 @@ def cut_late(manager: urllib3.PoolManager, cutter: Cutter, seconds: float) -> No
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
             with cutter.deadline(self.sock, seconds) as deadline:
                 try:
-                    return super().getresponse()
+                    response = super().getresponse()
                 except Exception as error:
                     if deadline.passed:
                         raise NoAnswer(f"no answer within {seconds:g} s") from error
                     raise
+            if deadline.passed:
+                # http.client takes headers that are cut off for headers that are complete.
+                response.close()
+                raise NoAnswer(f"no answer within {seconds:g} s")
+            return response
 
     def watched(pool: type[urllib3.HTTPConnectionPool]) -> type[urllib3.HTTPConnectionPool]:
         connection = type("WatchedConnection", (Watched, pool.ConnectionCls), {})

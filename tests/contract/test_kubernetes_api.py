@@ -20,8 +20,6 @@ from tests.servers.api import Api, ApiError
 from tests.servers.controlplane import ControlPlane
 from tests.servers.fixtures import NewControlPlane
 
-pytest_plugins = ["tests.servers.fixtures"]
-
 ALL = {
     "apiGroups": ["", "apps"],
     "resources": ["pods", "replicationcontrollers", "replicasets", "deployments"],

@@ -29,7 +29,7 @@ from kubernetes.config import ConfigException
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
 from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
 from kubernetes.utils.keepalive import tcp_keepalive_socket_options
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from vulcanized.cutter import Cutter, cut_late, live_socket
 from vulcanized.errors import Refused, SettingsError, Unreachable
@@ -306,17 +306,20 @@ class Server:
 
     def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         """The whole body. Raises `Unreachable` when it does not come in time, or is too large."""
-        what = "read an answer"
         sock = live_socket(response)  # None: the body came with the headers
         late = nullcontext() if sock is None else self._cutter.deadline(sock, self.limits.page)
+        body, lost = b"", None
         with late as deadline:
             try:
                 body = response.read(most + 1)
             except _LOST as error:
-                if deadline is not None and deadline.passed:
-                    limit = f"an answer was not complete after {self.limits.page:g} s"
-                    raise Unreachable(f"{self._host}: {limit}") from error
-                raise self._lost(what, error) from error
+                lost = error
+        # Asked first: a body without a length that is cut off looks complete.
+        if deadline is not None and deadline.passed:
+            limit = f"an answer was not complete after {self.limits.page:g} s"
+            raise Unreachable(f"{self._host}: {limit}") from lost
+        if lost is not None:
+            raise self._lost("read an answer", lost) from lost
         if len(body) > most:
             raise Unreachable(f"{self._host}: an answer of more than {most} bytes")
         return body
@@ -384,6 +387,8 @@ class Server:
         return Unreachable(f"{self._host}: cannot {what}: {self._reason(error)}")
 
     def _reason(self, error: Exception) -> str:
+        if isinstance(error, NewConnectionError):  # which is a ConnectTimeoutError
+            return str(error).rpartition(": ")[2]
         if isinstance(error, ConnectTimeoutError):
             return f"no connection within {self.limits.connect:g} s"
         if isinstance(error, ReadTimeoutError):

@@ -311,6 +311,7 @@ def test_a_long_path_does_not_hinder_it(tmp_path: Path) -> None:
     try:
         quickstart.wait_ready()
         assert quickstart.pods() == {"todo-blue-1", "todo-blue-2"}
+        assert not quickstart.app("default/todo")["problems"]
     finally:
         assert quickstart.end() == 0
 

@@ -75,8 +75,7 @@ def run(source: Path, work: Path, stop: threading.Event) -> int:
     work.mkdir(parents=True, exist_ok=True)
     with only_one(work):
         copy(source, work)
-        environment = dict(os.environ)
-        settings = load(work, environment)
+        settings = load(work)
         refuse_taken_ports(settings)
         pods = SamplePods(work / "manifests")
         try:
@@ -88,7 +87,7 @@ def run(source: Path, work: Path, stop: threading.Event) -> int:
                     " 127.0.8.x? Change podIP or containerPort in the manifests"
                 ) from None
             pods.start()
-            return serve(settings, source, work, environment, stop)
+            return serve(settings, source, work, stop)
         finally:
             pods.close()
 
@@ -119,11 +118,11 @@ def copy(source: Path, work: Path) -> None:
     shutil.copy(source / "vulcanized.toml", work)
 
 
-def load(work: Path, environment: dict[str, str]) -> Settings:
+def load(work: Path) -> Settings:
     """The settings. Where the folder's path is too long for a Unix socket, the socket moves."""
     config = work / "vulcanized.toml"
     try:
-        return Settings.load(config, environment)
+        return Settings.load(config, os.environ)
     except SettingsError as error:
         if "Unix socket path" not in str(error):
             raise CannotRun(str(error)) from None
@@ -132,9 +131,10 @@ def load(work: Path, environment: dict[str, str]) -> Settings:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise CannotRun(f"{folder} belongs to somebody else; remove it")
-    environment["VULCANIZED_TARGETS__0__MASTER_SOCKET"] = str(folder / "master.sock")
+    moved = f'master_socket = "{folder}/master.sock"\nstart = true'
+    config.write_text(config.read_text().replace("start = true", moved, 1))
     try:
-        return Settings.load(config, environment)
+        return Settings.load(config, os.environ)
     except SettingsError as error:
         raise CannotRun(str(error)) from None
 
@@ -177,18 +177,11 @@ def is_taken(address: Endpoint) -> bool:
         return False
 
 
-def serve(
-    settings: Settings,
-    source: Path,
-    work: Path,
-    environment: dict[str, str],
-    stop: threading.Event,
-) -> int:
+def serve(settings: Settings, source: Path, work: Path, stop: threading.Event) -> int:
     """Run the daemon until `stop` is set or it ends by itself."""
     daemon = [sys.executable, "-m", "vulcanized", "run", "--config", f"{work}/vulcanized.toml"]
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *daemon],
-        env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us; the daemon is told in good time
     )

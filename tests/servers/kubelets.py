@@ -136,6 +136,12 @@ class _Pod(msgspec.Struct):
     status: _Status = msgspec.field(default_factory=_Status)
 
 
+class _Place(msgspec.Struct):
+    """Of a bookmark: the rest of its pod is empty, and its containers are null."""
+
+    metadata: _Metadata
+
+
 class _PodList(msgspec.Struct):
     metadata: _Metadata
     items: list[_Pod]
@@ -148,6 +154,7 @@ class _Event(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event)
 _pod = msgspec.json.Decoder(_Pod)
+_place = msgspec.json.Decoder(_Place)
 _pods = msgspec.json.Decoder(_PodList)
 
 
@@ -503,12 +510,15 @@ class Agent:
     def _apply(self, event: _Event) -> None:
         if event.type == "ERROR":
             raise WatchLost
+        if event.type == "BOOKMARK":
+            self._version = _place.decode(event.object).metadata.resource_version
+            return
         pod = _pod.decode(event.object)
         if event.type == "DELETED":
             known = self._pods.pop(pod.metadata.uid, None)
             if known is not None:
                 known.gone()
-        elif event.type != "BOOKMARK":
+        else:
             self._see(pod)
         self._version = pod.metadata.resource_version
 

@@ -138,6 +138,9 @@ class Stage:
         daemon = Vulcanized(folder, sides, environment={"VULCANIZED_LOG__LEVEL": "info"})
         try:
             yield daemon
+        except Exception:
+            self.say(f"the daemon's log ends:\n{daemon.process.log_tail()}")
+            raise
         finally:
             if daemon.process.running:
                 daemon.close()

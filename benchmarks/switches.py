@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from benchmarks.figures import Sample
 from benchmarks.pods import EFFECT, NoEffect
@@ -82,7 +83,9 @@ def _back(stage: Stage) -> None:
 
 
 def _first_answer(probe: Probe, version: str) -> float:
+    seen: Counter[tuple[int, str]] = Counter()
     for answer in probe.answers(SHOP_HOST, time.monotonic() + EFFECT):
         if answer.version == version:
             return answer.at
-    raise NoEffect(f"a switch to {version} has shown no effect within {EFFECT:g} s")
+        seen[answer.status, answer.version] += 1
+    raise NoEffect(f"no answer by {version} within {EFFECT:g} s of the switch, but {dict(seen)}")

@@ -90,6 +90,8 @@ def run(source: Path, work: Path, stop: threading.Event) -> int:
             return serve(settings, source, work, stop)
         finally:
             pods.close()
+            if not answers(settings.targets[0].master_socket):
+                shutil.rmtree(short_folder(work), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -126,8 +128,7 @@ def load(work: Path) -> Settings:
     except SettingsError as error:
         if "Unix socket path" not in str(error):
             raise CannotRun(str(error)) from None
-    name = hashlib.sha256(os.fsencode(work)).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"vulcanized-{os.getuid()}-{name}"
+    folder = short_folder(work)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise CannotRun(f"{folder} belongs to somebody else; remove it")
@@ -137,6 +138,12 @@ def load(work: Path) -> Settings:
         return Settings.load(config, os.environ)
     except SettingsError as error:
         raise CannotRun(str(error)) from None
+
+
+def short_folder(work: Path) -> Path:
+    """Always the same for one `work`: a proxy that a crash left is found again."""
+    name = hashlib.sha256(os.fsencode(work)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"vulcanized-{os.getuid()}-{name}"
 
 
 def refuse_taken_ports(settings: Settings) -> None:

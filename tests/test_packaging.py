@@ -1,9 +1,9 @@
-"""What is shipped is whole: templates and types in the wheel, locks that agree, units that load."""
+"""What is shipped: templates in the wheel, one lock for tests and image, a unit that verifies."""
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,100 +11,69 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-FIND_TEMPLATES = "from vulcanized.resources import templates_directory as t; print(t())"
-
-
-def run(*arguments: str | Path, cwd: Path = ROOT, **environ: str) -> str:
-    done = subprocess.run(
-        arguments,
-        cwd=cwd,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
-    (made,) = folder.glob("*.whl")
-    return made
-
-
-def test_an_installed_wheel_finds_every_template(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "install", "--no-index", "--no-deps", "--target", site, wheel)
-    found = Path(run(sys.executable, "-c", FIND_TEMPLATES, cwd=tmp_path, PYTHONPATH=str(site)))
-    assert found == site / "vulcanized/templates"
-    assert files_below(found) == files_below(ROOT / "templates")
-    version = run(site / "bin/vulcanized", "--version", cwd=tmp_path, PYTHONPATH=str(site))
-    assert re.fullmatch(r"vulcanized \d+\.\d+\.\d+\S*", version)
-
-
-def test_a_checkout_and_an_editable_install_find_the_templates_beside_the_package(
-    tmp_path: Path,
-) -> None:
-    plain = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {FIND_TEMPLATES}"
-    assert Path(run(sys.executable, "-I", "-c", plain, cwd=tmp_path)) == ROOT / "templates"
-    editable = run(sys.executable, "-c", FIND_TEMPLATES, cwd=tmp_path)
-    assert Path(editable) == ROOT / "templates"
-
-
-def test_the_wheel_says_that_it_is_typed_and_under_which_license(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as opened:
-        names = opened.namelist()
-    assert "vulcanized/py.typed" in names
-    assert any(re.fullmatch(r"vulcanized-.*\.dist-info/licenses/LICENSE", name) for name in names)
-    assert {name.partition("/")[0] for name in names} == {
-        "vulcanized",
-        next(name.partition("/")[0] for name in names if ".dist-info/" in name),
-    }
-
-
-def test_a_wheel_can_be_made_from_the_source_distribution(wheel: Path, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path)
-    (archive,) = tmp_path.glob("*.tar.gz")
-    run("tar", "-xf", archive, "-C", tmp_path)
-    source = archive.with_suffix("").with_suffix("")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=source)
-    with zipfile.ZipFile(tmp_path / wheel.name) as again, zipfile.ZipFile(wheel) as first:
-        assert again.namelist() == first.namelist()
-
-
-# --- locks ------------------------------------------------------------------------------------
+ROOT = Path(__file__).parents[1]
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """Each pinned requirement with its marker, and the hashes that it may have."""
-    blocks = re.findall(
-        r"^(\S+==[^\\\n]+?) *\\\n((?:    --hash=\S+(?: \\)?\n)+)", lock.read_text(), re.MULTILINE
-    )
-    return {requirement: "".join(sorted(hashes.split())) for requirement, hashes in blocks}
+    """name -> its whole entry of a lock file, with hashes, without comments."""
+    text = re.sub(r"^ +#.*\n", "", lock.read_text(), flags=re.MULTILINE)
+    return {
+        match[1]: match[0]
+        for match in re.finditer(r"^([a-z0-9-]+)==(?:.*\\\n)*.*", text, re.MULTILINE)
+    }
 
 
-def test_every_requirement_of_a_lock_is_pinned_by_hash() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
-        lock = ROOT / ".ci" / name
-        lines = [line for line in lock.read_text().splitlines() if re.match(r"[A-Za-z0-9]", line)]
-        assert len(lines) == len(pins(lock)) > 10
-        assert "://" not in lock.read_text(), "a lock names no index"
-
-
-def test_tests_run_with_exactly_what_is_shipped() -> None:
-    shipped = pins(ROOT / ".ci/requirements.lock")
+def test_tests_and_image_have_the_same_versions_of_everything() -> None:
+    runtime = pins(ROOT / ".ci/requirements.lock")
     tested = pins(ROOT / ".ci/requirements-dev.lock")
-    assert shipped.items() <= tested.items()
+    assert "kubernetes" in runtime
+    for name, entry in runtime.items():
+        assert tested[name] == entry
+    sha256 = "61a805cb2c7ac372380d3280de4043dc115d2dc4878188867998301cdf1d68ed"
+    assert sha256 in runtime["cslab-etcd3"]
+
+
+def test_templates_are_found_in_an_installed_wheel(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    shutil.rmtree(installed / "tests", ignore_errors=True)
+    code = (
+        "from vulcanized.resources import templates_directory as d;"
+        "print(d()); print(sorted(p.name for p in d().rglob('*.j2')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(installed)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    where, names = done.stdout.splitlines()
+    assert where == str(installed / "vulcanized/templates")
+    shipped = sorted(path.name for path in (ROOT / "templates").rglob("*.j2"))
+    assert names == str(shipped)
+    assert (installed / "vulcanized/py.typed").is_file()
+
+
+def test_templates_are_found_in_a_checkout() -> None:
+    from vulcanized.resources import templates_directory
+
+    assert (templates_directory() / "haproxy/haproxy.cfg.j2").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+def test_the_unit_verifies(tmp_path: Path) -> None:
+    text = (ROOT / "systemd/vulcanized.service").read_text()
+    unit = tmp_path / "vulcanized.service"
+    unit.write_text(text.replace("/usr/local/bin/vulcanized", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^Type=notify$", text, re.MULTILINE)
+    assert re.search(r"^WatchdogSec=", text, re.MULTILINE)

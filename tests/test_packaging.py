@@ -17,10 +17,8 @@ ROOT = Path(__file__).parents[1]
 def pins(lock: Path) -> dict[str, str]:
     """name -> its whole entry of a lock file, with hashes, without comments."""
     text = re.sub(r"^ +#.*\n", "", lock.read_text(), flags=re.MULTILINE)
-    return {
-        match[1]: match[0]
-        for match in re.finditer(r"^([a-z0-9-]+)==(?:.*\\\n)*.*", text, re.MULTILINE)
-    }
+    entries = re.finditer(r"^([a-z0-9-]+)==(?:.*\\\n)*.*", text, re.MULTILINE)
+    return {entry[1]: entry[0] for entry in entries}
 
 
 def test_tests_and_image_have_the_same_versions_of_everything() -> None:

@@ -204,7 +204,7 @@ class Backoff:
 class Reflector(Generic[Record]):
     """One stream: keeps `cache` equal to what the transport's server has, and marks what changed.
 
-    `run` is for one thread; `state` and `spoken` may be read by any.
+    `spoken`: a first list is complete. `run` is for one thread; `state` and `spoken` may be read by any.
     """
 
     def __init__(
@@ -300,11 +300,11 @@ class Reflector(Generic[Record]):
             cause=self._cause or "start",
         )
         self._cause = ""
-        if self.spoken:
-            self._dirty.mark(changed, self._heard)
-        else:
+        if not self.spoken:
             self.spoken = True
             self._dirty.mark_all()
+        elif changed:
+            self._dirty.mark(changed, self._heard)
 
     def _all_pages(
         self, stop: threading.Event

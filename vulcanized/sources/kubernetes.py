@@ -142,12 +142,12 @@ class KubernetesSource:
 
     def pods(self, app: AppId) -> tuple[Pod, ...]:
         """The pods of an app, sorted by uid."""
-        cache = self._pods.get(app.namespace) or self._pods.get("")
+        cache = self._pods.get(app.namespace, self._pods.get(""))
         return cache.of(app) if cache is not None else ()
 
     def controllers(self, app: AppId) -> tuple[Controller, ...]:
         """The controllers of an app, of all kinds, sorted by uid."""
-        caches = self._controllers.get(app.namespace) or self._controllers.get("", ())
+        caches = self._controllers.get(app.namespace, self._controllers.get("", ()))
         found = [record for cache in caches for record in cache.of(app)]
         return tuple(sorted(found, key=lambda record: record.uid))
 
@@ -373,7 +373,7 @@ class Server:
         client.user_agent = "vulcanized"
         cut_late(client.rest_client.pool_manager, self._cutter, self.limits.headers)
         self._host = configuration.host
-        log.info("kubernetes", server=self._host, credentials=self._credentials.origin)
+        log.info("kubernetes client", server=self._host, credentials=self._credentials.origin)
         return client
 
     def _forget(self, client: ApiClient) -> None:

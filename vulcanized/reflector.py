@@ -204,7 +204,7 @@ class Backoff:
 class Reflector(Generic[Record]):
     """One stream: keeps `cache` equal to what the transport's server has, and marks what changed.
 
-    `spoken`: a first list is complete. `run` is for one thread; `state` and `spoken` may be read by any.
+    `spoken`: a first list is complete. `run` is for one thread; the rest may be read by any.
     """
 
     def __init__(

@@ -3,22 +3,22 @@
 #   docker build -t vulcanized .
 #   docker run -v ./vulcanized.toml:/etc/vulcanized/vulcanized.toml:ro -p 80:8080 vulcanized
 
-FROM python:3.13-slim-trixie AS build
+FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/vulcanized
-# What the tests run with: every file pinned by its hash. The project itself needs hatchling, from
-# the same lock, and no network.
-COPY .ci/requirements.lock .ci/requirements-dev.lock .ci/
+# What the tests run with: every file pinned by its hash, also what the project is built with.
+COPY .ci/requirements.lock .ci/requirements-build.lock .ci/
 RUN /opt/vulcanized/bin/pip install --no-cache-dir --require-hashes -r .ci/requirements.lock \
  && python -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes -r .ci/requirements-dev.lock
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes -r .ci/requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY vulcanized vulcanized
 COPY templates templates
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
  && /opt/vulcanized/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 
-FROM python:3.13-slim-trixie
+# Debian 12, for its HAProxy is the one that the tests run.
+FROM python:3.13-slim-bookworm
 # HAProxy checks every candidate before the running one is reloaded, also in another container.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends haproxy \
@@ -35,7 +35,7 @@ VOLUME ["/etc/haproxy/vulcanized", "/var/lib/vulcanized"]
 EXPOSE 9642
 STOPSIGNAL SIGTERM
 # By the admin address of the settings, whatever it is; 1 means problems of apps, not of the daemon.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \
   CMD vulcanized status > /dev/null; test $? -le 1
 ENTRYPOINT ["vulcanized"]
 CMD ["run"]

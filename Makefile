@@ -42,6 +42,8 @@ lock: ## renew the lock files; ARGS="--upgrade" for newer versions
 	$(UV) pip compile --quiet $(LOCK) --output-file .ci/requirements.lock pyproject.toml
 	$(UV) pip compile --quiet $(LOCK) --output-file .ci/requirements-dev.lock \
 	  --extra dev --constraint .ci/requirements.lock pyproject.toml
+	@echo 'hatchling' | $(UV) pip compile --quiet $(LOCK) --constraint .ci/requirements-dev.lock \
+	  --output-file .ci/requirements-build.lock -
 
 LOCK = --universal --python-version 3.11 --generate-hashes --no-emit-package vulcanized \
   --custom-compile-command "make lock" $(ARGS)

@@ -93,6 +93,16 @@ def test_the_next_ones_wait_for_quiet_but_never_beyond_the_ceiling() -> None:
     assert hold.request(12.0) == 12.0
 
 
+def test_what_nobody_wants_any_more_is_not_due() -> None:
+    hold = HoldOff(quiet=0.05, ceiling=0.5)
+    hold.request(10.0)
+    hold.done(10.0)
+    hold.request(10.1)
+    hold.withdraw()
+    assert hold.due() is None
+    assert hold.request(10.2) == pytest.approx(10.25)
+
+
 @given(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=30))
 def test_a_request_never_waits_longer_than_the_ceiling(gaps: list[float]) -> None:
     hold = HoldOff(quiet=0.05, ceiling=0.5)

@@ -130,3 +130,7 @@ class HoldOff:
         """It was done at `now`: whatever was asked before is served."""
         self._first = self._last = None
         self._done = now
+
+    def withdraw(self) -> None:
+        """Nobody wants it any more: nothing is due until the next request."""
+        self._first = self._last = None

@@ -340,6 +340,7 @@ class HaproxyTarget:
         running, cause = self._running, self._lacking()
         if not cause or running is None:
             self._asked, self._templates_changed = None, False
+            self._gather.withdraw()
             return ""
         asked = (cause, dict(running.behind), frozenset(running.stuck))
         due = self._gather.due()

@@ -112,7 +112,11 @@ class PodServer:
 
     def _stop_accepting(self) -> None:
         for server in self._servers:
-            server.close()
+            loop = server.get_loop()
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+            # Not yet: asyncio loses connections that are being accepted when a server is closed.
+            loop.call_soon(server.close)
         self._servers.clear()
 
     def answer(self, request: Request, body: bytes) -> Answer:
@@ -155,6 +159,8 @@ class PodServer:
 
     def opened(self, connection: _Connection) -> None:
         self._connections.add(connection)
+        if not self._servers:
+            connection.abort()  # accepted in the moment in which we stopped to
 
     def closed(self, connection: _Connection) -> None:
         self._connections.discard(connection)

@@ -140,12 +140,12 @@ def raw(port: int, data: bytes) -> bytes:
 class Edge:
     """A target over a HAProxy that it starts, and pods. A context manager that ends them all."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, hold_off: float = 0.05, ceiling: float = 0.5, **settings: Any) -> None:
         # Not pytest's tmp_path: a Unix socket's path has to be short.
         self.folder = Path(tempfile.mkdtemp(prefix="vt-", dir="/tmp"))
         self.port = free_port()
         self.stop = threading.Event()
-        self.hold_off, self.ceiling = 0.05, 0.5
+        self.hold_off, self.ceiling = hold_off, ceiling
         self.pods = LocalPods()
         self.settings = self.with_settings(**settings)
         self.target = self.new_target()
@@ -193,7 +193,7 @@ class Edge:
         weight: int = 100,
     ) -> Server:
         """A running pod as a server."""
-        return Server(name, Endpoint(*self.pods.start(name, version)), state, weight)
+        return Server(name, Endpoint(*self.pods.start(name, version)), state, weight, version)
 
     # --- driving -----------------------------------------------------------------------------
 

@@ -145,9 +145,9 @@ def test_weights_share_the_traffic_and_change_at_run_time(edge: Edge) -> None:
 def test_servers_have_weights_of_their_own(edge: Edge) -> None:
     heavy, light = edge.pod("heavy", weight=200), edge.pod("light", weight=50)
     edge.show(app(servers=[heavy, light]))
-    assert served_by(edge, requests=50) == {"heavy": 40, "light": 10}
+    assert served_by(edge, requests=50)["heavy"] == pytest.approx(40, abs=2)
     edge.show(app(servers=[server("heavy", *heavy.endpoint, weight=50), light]))
-    assert served_by(edge, requests=50) == {"heavy": 25, "light": 25}
+    assert served_by(edge, requests=50)["heavy"] == pytest.approx(25, abs=2)
     assert edge.reloads == ["start"]
 
 
@@ -278,7 +278,7 @@ def test_a_limit_per_app_holds_over_its_versions_and_refuses_at_once(edge: Edge)
     limited = Policies(max_connections_app=2)
     edge.show(app(backends=two, split=[("blue", 1), ("green", 1)], policies=limited))
     with ThreadPoolExecutor() as pool:
-        busy = [pool.submit(get, edge.port, HOST, "/slow?seconds=1") for _ in range(2)]
+        busy = [pool.submit(get, edge.port, HOST, "/slow?seconds=1.5") for _ in range(2)]
         eventually(lambda: edge.pods.in_flight("blue") + edge.pods.in_flight("green") == 2, 5)
         refused = edge.get()
         assert (refused.status, "retry-after" in refused.headers) == (503, True)

@@ -157,6 +157,11 @@ class Refusal:
         self._again = 0.0
         self._wait = FIRST_SECOND_TRY
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is one."""
+        return self._error is not None
+
     def of(self, digest: str, now: float) -> TargetError | None:
         """Why this candidate need not be tried now; None: try it."""
         return self._error if digest == self._digest and now < self._again else None

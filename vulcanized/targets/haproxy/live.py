@@ -20,6 +20,8 @@ _PROCESS: Final = re.compile(
 )
 _FORCED_OR_CONFIGURED_MAINT: Final = 0x01 | 0x04
 _FORCED_DRAIN: Final = 0x08
+_ALERT: Final = re.compile(r"^\[ALERT\]\s*\(\d+\) : (?:config : )?")
+_NO_REASONS: Final = ("Error(s) found", "Fatal errors found")
 
 
 class Processes(NamedTuple):
@@ -152,7 +154,8 @@ def shows(live: LiveServer, server: Server) -> bool:
 
 
 def alerts(output: str) -> str:
-    """The first reasons in HAProxy's output, in one line; all of it if none is marked as one."""
+    """The reasons in HAProxy's output, in one line; its last lines if none is marked as one."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    marked = [re.sub(r"^\[ALERT\]\s*\(\d+\) : ", "", line) for line in lines if "[ALERT]" in line]
-    return " / ".join((marked or lines or ["it said nothing"])[:3])[:600]
+    marked = [_ALERT.sub("", line) for line in lines if "[ALERT]" in line]
+    reasons = [line for line in marked if not line.startswith(_NO_REASONS)]
+    return " / ".join((reasons or marked or lines[-3:] or ["it said nothing"])[:3])[:800]

@@ -113,7 +113,7 @@ def _servers_for(desired: DesiredApp, id_: str) -> tuple[Server, ...]:
     return tuple(
         server
         for _, server in sorted(servers.items())
-        if every or id_ == words.backend_id(desired.app, server.version)
+        if every or (server.version and id_ == words.backend_id(desired.app, server.version))
     )
 
 

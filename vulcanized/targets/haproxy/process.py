@@ -85,21 +85,18 @@ def rejected(output: str, files: Mapping[str, str]) -> Rejected:
 
 
 def _blamed(output: str, files: Mapping[str, str]) -> str:
-    """The app of the first line that the output names, "" where it names none."""
+    """The app of the first line that the output names, "" where that is no app's."""
+    output = "\n".join(line for line in output.splitlines() if "[ALERT]" in line)
+    entry = re.search(r"line (\d+) of file '[^']*/([a-z-]+\.map)'", output)
+    if entry is not None and entry[2] in files:
+        return "".join(files[entry[2]].splitlines()[int(entry[1]) - 1 :][:1]).rpartition(" ")[2]
     place = re.search(rf"{re.escape(CONFIG)}:(\d+)\]", output)
-    if place:
-        lines = files[CONFIG].splitlines()[: int(place[1])]
-        marks = (re.match(r"backend (\S+:\S+) ", line) for line in reversed(lines))
-        mark = next((mark for mark in marks if mark), None)
-        return str(app_of(mark[1])) if mark else ""
-    for name, text in files.items():
-        # Map files are named with the entry that cannot be used.
-        if name in output:
-            for line in text.splitlines():
-                key, _, value = line.partition(" ")
-                if key in output:
-                    return value
-    return ""
+    if place is None:
+        return ""
+    lines = files[CONFIG].splitlines()[: int(place[1])]
+    marks = (re.match(r"backend (\S+:\S+) ", line) for line in reversed(lines))
+    mark = next((mark for mark in marks if mark), None)
+    return str(app_of(mark[1])) if mark else ""
 
 
 def refuse_taken(addresses: Iterable[Endpoint]) -> None:

@@ -208,6 +208,13 @@ class Proxy:
 
     # --- reload ---------------------------------------------------------------------------------
 
+    def raise_if_refused(self, wanted: Mapping[AppId, Part]) -> None:
+        """Raise what this was refused with, unless it is time to try it again."""
+        if self._refusal.pending:
+            refused = self._refusal.of(self._identify(wanted)[1], self._clock())
+            if refused is not None:
+                raise refused
+
     def reload(
         self, wanted: Mapping[AppId, Part], running: Mapping[str, str], good: Files | None
     ) -> Live:

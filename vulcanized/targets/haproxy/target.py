@@ -97,7 +97,8 @@ class HaproxyTarget:
         self._config = Config(settings.directory, settings.listen, self._templates)
         self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
         self._wanted: dict[AppId, Part] = {}
-        self._failed: dict[AppId | None, TargetError] = {}
+        self._failed: dict[AppId, TargetError] = {}
+        self._stale: dict[AppId | None, TargetError] = {}
         self._dirty: set[AppId] = set()
         self._generation = self._in_effect = 0
         self._running: Running | None = None
@@ -162,8 +163,8 @@ class HaproxyTarget:
             except TargetError as error:
                 self._leave_in_order(error)
                 raise
-            if self._failed:
-                raise next(iter(self._failed.values()))
+            if left_behind := (*self._stale.values(), *self._failed.values()):
+                raise left_behind[0]
             return applied
 
     def _apply(self, now: float) -> Applied:
@@ -172,7 +173,7 @@ class HaproxyTarget:
         cause = self._reload_if_due() or (plan.START if started else "")
         self._delete_leaving()
         self._write_if_due()
-        if not self._lacking() and not self._failed:
+        if not (self._lacking() or self._failed or self._stale):
             self._in_effect = self._generation
         outcome = Outcome.UPDATED if steps else Outcome.UNCHANGED
         return Applied(Outcome.RELOADED if cause else outcome, self._in_effect, self._due(), cause)
@@ -214,6 +215,7 @@ class HaproxyTarget:
 
     def _drop(self, app: AppId) -> None:
         self._failed.pop(app, None)
+        self._stale.pop(app, None)
         if self._wanted.pop(app, None):
             self._dirty.add(app)
 
@@ -227,15 +229,21 @@ class HaproxyTarget:
             self._dirty.add(app)
 
     def _render_anew(self) -> None:
+        """Templates changed. What does not render stays as it was rendered, and tells."""
         log.info("templates changed", target=self.name)
-        self._failed.pop(None, None)
+        self._stale.clear()
         self._templates_changed = True
         try:
             self._config.render_frame()
         except TemplateFailed as error:
-            self._failed[None] = error
+            self._stale[None] = error
         for app, part in list(self._wanted.items()):
-            self._word(app, part.desired, None)
+            try:
+                self._wanted[app] = self._config.part(part.desired, None)
+            except (Rejected, TemplateFailed) as error:
+                self._stale[app] = error
+            else:
+                self._dirty.add(app)
 
     # --- what runs -----------------------------------------------------------------------------
 
@@ -342,6 +350,7 @@ class HaproxyTarget:
             self._asked, self._templates_changed = None, False
             self._gather.withdraw()
             return ""
+        self._proxy.raise_if_refused(self._wanted)
         asked = (cause, dict(running.behind), frozenset(running.stuck))
         due = self._gather.due()
         if due is None or asked != self._asked:

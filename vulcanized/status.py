@@ -116,6 +116,18 @@ def problem_document(problem: Problem) -> Json:
     }
 
 
+def activation_in_words(app: Json) -> str:
+    """The activation in effect of an app's document, for people."""
+    in_effect = app["activation"]["in_effect"]
+    if in_effect == ANY_VERSION:
+        return "every version"
+    if not in_effect.startswith("{"):
+        return in_effect or "none"
+    shares = [v for v in app["versions"] if v["weight"]]
+    total = sum(version["weight"] for version in shares)
+    return ", ".join(f"{v['version']} {100 * v['weight'] / total:.3g} %" for v in shares)
+
+
 def _in_effect(built: Built) -> str:
     if built.desired is None or not built.desired.split:
         return ""

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vulcanized.status import activation_in_words
+
 Json = dict[str, Any]
 
 _COLOURS = {"synced": "green", "starting": "yellow", "stale": "red"}
@@ -64,7 +66,7 @@ def _apps(document: Json) -> Table:
     table = Table("app", "routes", "activation", "versions (ready)", "problems", box=None)
     for app in document["apps"]:
         routes = [f"{route['host']}{route['path']}" for route in app["routes"]]
-        activation = app["activation"]["in_effect"] or "none"
+        activation = activation_in_words(app)
         if app["activation"]["held"]:
             activation += f" (held: {app['activation']['wanted']})"
         if app["maintenance"]:

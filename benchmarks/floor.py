@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +41,7 @@ class Floor:
     def __init__(self, config: PodWatch | KeyWatch) -> None:
         encoded = msgspec.json.encode(config).decode()
         command = [sys.executable, "-m", "benchmarks.floor", encoded]
+        self._noted: dict[str, dict[str, Any]] = {}
         # A group of its own: Ctrl-C is ours to handle, it ends with its input.
         self._child = subprocess.Popen(
             command,
@@ -65,8 +67,25 @@ class Floor:
     ) -> None:
         self._end()
 
-    def taken(self) -> dict[str, dict[str, Any]]:
-        """What it noted since the last call, by kind of event. Raises `FloorError`."""
+    def moments(self, kind: str, names: Iterable[str]) -> dict[str, Any]:
+        """What it noted of these things, by name: it may see them later than we do.
+
+        Raises `FloorError` when something is not seen at all.
+        """
+        wanted = set(names)
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            for each, noted in self._taken().items():
+                self._noted.setdefault(each, {}).update(noted)
+            seen = self._noted.get(kind, {})
+            if wanted <= seen.keys():
+                return seen
+            if time.monotonic() > deadline:
+                raise FloorError(f"the floor has not seen {sorted(wanted - seen.keys())} {kind}")
+            time.sleep(0.02)
+
+    def _taken(self) -> dict[str, dict[str, Any]]:
+        """What it noted since the last call, by kind of event."""
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(b"\n")

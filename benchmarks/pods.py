@@ -70,8 +70,10 @@ class Pods:
                 ready[new.uid] = self._make_ready(app, new)
                 if (number + 1) % 10 == 0:
                     self._stage.say(f"  {number + 1} of {count}")
-            seen = floor.taken()
-        return _samples(ready, seen.get("ready", {})), _samples(deleted, seen.get("deleted", {}))
+            return (
+                _samples(ready, floor.moments("ready", ready)),
+                _samples(deleted, floor.moments("deleted", deleted)),
+            )
 
     def churn(self, seconds: float) -> list[Sample]:
         """A pod that becomes ready every 0.1 s, and one of another app deleted each time."""
@@ -98,8 +100,7 @@ class Pods:
                 pods = self._pods()
                 known = {pod.uid for pod in waiting} | ready.keys()
                 waiting += [p for p in pods if _is_held(p) and p.uid not in known]
-            seen = floor.taken()
-        return _samples(ready, seen.get("ready", {}))
+            return _samples(ready, floor.moments("ready", ready))
 
     def _make_ready(self, app: str, pod: AgentPod) -> Span:
         """When its Ready patch was sent, and when its first answer was in."""

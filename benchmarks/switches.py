@@ -31,7 +31,7 @@ def switches(stage: Stage, daemon: Vulcanized, count: int) -> list[Sample]:
             sent = time.monotonic()
             revision = stage.etcd.put(stage.active, version)
             puts[str(revision)] = (sent, _first_answer(probe, version))
-        seen = floor.taken()["put"]
+        seen = floor.moments("put", puts)
     _back(stage)
     return [Sample(seen[at][1] - sent, first - sent) for at, (sent, first) in puts.items()]
 

@@ -709,6 +709,18 @@ def test_an_exec_plugin_that_gives_nothing_is_refused(
         KubernetesSource(KubernetesSettings(kubeconfig=path), DirtyApps())
 
 
+def test_an_exec_plugin_that_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vulcanized.sources.kubernetes._PLUGIN_SECONDS", 0.2)
+    path = kubeconfig(tmp_path / "kubeconfig", **exec_user("sleep", "60"))
+    began = time.monotonic()
+
+    with pytest.raises(Refused, match=r"exec plugin 'sleep' gave no credentials within 0\.2 s"):
+        KubernetesSource(KubernetesSettings(kubeconfig=path), DirtyApps())
+    assert time.monotonic() - began < 5
+
+
 @pytest.fixture
 def guarded(server: FakeKubernetes, tmp_path: Path) -> User:
     """Somebody who may follow; from now on the server wants a token."""

@@ -58,6 +58,8 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LARGEST_PAGE = 512 << 20
 _LARGEST_REFUSAL = 64 << 10
 
+_PLUGIN_SECONDS = 30
+
 # Seconds of silence until the kernel asks the peer, between two questions, and how many of them.
 _KEEPALIVE = {"idle": 15, "interval": 5, "count": 3}
 
@@ -325,7 +327,11 @@ class Server:
         return body
 
     def chunks(self, response: urllib3.BaseHTTPResponse, what: str) -> Iterator[bytes]:
-        """The body as it comes in. `read` would wait for a full buffer where it is not chunked."""
+        """The body as it comes in.
+
+        `stream` is the quicker by half, but where the body is not chunked it waits for a full
+        buffer.
+        """
         try:
             if getattr(response, "chunked", False):
                 yield from response.stream(1 << 16)
@@ -467,7 +473,8 @@ class _Loader(KubeConfigLoader):
             return None
         command = str(plugin.get("command", ""))
         # The client waits for a plugin for ever, and gives us no way to bound it but this.
-        bounded = ["--foreground", "--kill-after=5", "30", command, *(plugin.get("args") or ())]
+        seconds = f"{_PLUGIN_SECONDS}"
+        bounded = ["--foreground", "--kill-after=5", seconds, command, *(plugin.get("args") or ())]
         exec_ = {**plugin, "command": "timeout", "args": bounded}
         self._user = ConfigNode(user.name, {**user.value, "exec": exec_}, user.path)
         try:
@@ -476,7 +483,7 @@ class _Loader(KubeConfigLoader):
             self._user = user
         if not loaded:
             raise Refused(
-                f"{user.path}: the exec plugin {command!r} gave no credentials within 30 s: run it"
-                " by hand to see why"
+                f"{user.path}: the exec plugin {command!r} gave no credentials within {seconds} s:"
+                " run it by hand to see why"
             )
         return loaded

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import Vulcanized, ask, eventually_served_by, served_by
-from tests.servers.fixtures import missing
+from tests.servers.fixtures import NewEtcd, missing
 from tests.servers.localpods import Files, LocalPods
 from tests.servers.ports import free_port
 from tests.servers.programs import ServerMissing, find_program
@@ -211,6 +211,40 @@ def test_sighup_takes_good_settings_over_and_refuses_bad_ones(daemon: Vulcanized
     eventually(lambda: daemon.page("/readyz")[0] == 200, 10, "ready again")
 
 
+def test_sighup_with_settings_that_cannot_work_disturbs_nothing(
+    tmp_path: Path, files: Files, new_etcd: NewEtcd
+) -> None:
+    etcd = new_etcd(tls=True)
+    assert etcd.tls is not None
+    etcd.put("/vulcanized/apps/default/todo", json.dumps({"hosts": [HOST]}))
+    etcd.put("/vulcanized/active/default/todo", "blue")
+    certificate = tmp_path / "client.pem"
+    certificate.write_bytes(etcd.tls.client.cert.read_bytes())
+    sides = f"""
+[directory]
+manifests = "{files.manifests}"
+
+[etcd]
+endpoints = ["{etcd.endpoint}"]
+ca = "{etcd.tls.ca}"
+cert = "{certificate}"
+key = "{etcd.tls.client.key}"
+"""
+    with Vulcanized(tmp_path / "v", sides) as daemon:
+        daemon.start()
+        proxy, good = worker(daemon), daemon.config.read_text()
+        # Both the new and the old settings name it: neither could be begun with now.
+        certificate.write_text("-----BEGIN CERTIFICATE-----\nhalf written")
+        daemon.config.write_text(good.replace(f":{daemon.admin_port}", f":{free_port()}"))
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        refused = "settings cannot work; the old ones stay"
+        eventually(lambda: daemon.log_lines(refused), 10, "the refusal")
+        assert daemon.page("/readyz")[0] == 200
+        etcd.put("/vulcanized/active/default/todo", "green")
+        eventually_served_by(daemon.url, HOST, ["green-1"])
+        assert worker(daemon) == proxy
+
+
 def test_the_service_manager_hears_ready_the_watchdog_and_the_end(
     tmp_path: Path, files: Files
 ) -> None:
@@ -229,7 +263,7 @@ def test_the_service_manager_hears_ready_the_watchdog_and_the_end(
         with Vulcanized(tmp_path / "v", files.sides, environment=environment) as daemon:
             daemon.start()
             eventually(lambda: heard.count("WATCHDOG=1") > 3, 5, "the watchdog's keep-alive")
-            assert "READY=1" in heard
+            eventually(lambda: "READY=1" in heard, 5, "ready")
             os.kill(daemon.process.pid, signal.SIGHUP)
             eventually(lambda: heard.count("READY=1") == 2, 10, "ready after a reload")
             assert heard.index("RELOADING=1") > heard.index("READY=1")

@@ -251,7 +251,8 @@ class Daemon:
             return 1 if self._broken else 0
         finally:
             self._notifier.stopping()
-            self._finish(stop_proxies=not self._broken)
+            # Only when told to end: a fault of ours is no reason for the proxies to stop.
+            self._finish(stop_proxies=self._end and not self._broken)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -273,16 +274,24 @@ class Daemon:
         return self._runtime
 
     def _begin(self, settings: Settings) -> None:
-        if self._admin is None or self._runtime is None:
+        """Make what the settings ask for, then let it take over from what runs, if anything does.
+
+        Raises VulcanizedError where they cannot work; then what runs goes on as it is.
+        """
+        admin = self._admin
+        if admin is None or self._current().settings.admin.listen != settings.admin.listen:
             admin = AdminServer(settings.admin.listen, self._pages())
-        elif self._runtime.settings.admin.listen != settings.admin.listen:
-            # The new address first: if it is taken, the old one goes on.
-            admin = AdminServer(settings.admin.listen, self._pages())
+        try:
+            runtime = Runtime(settings, self._metrics, self._fail)
+        except BaseException:
+            if admin is not self._admin:
+                admin.close()
+            raise
+        if self._runtime is not None:
+            self._runtime.stop(stop_proxies=False)
+        if self._admin is not None and self._admin is not admin:
             self._admin.close()
-        else:
-            admin = self._admin
-        self._admin = admin
-        self._runtime = Runtime(settings, self._metrics, self._fail)
+        self._admin, self._runtime = admin, runtime
         self._runtime.start()
         log.info(
             "started",
@@ -328,12 +337,10 @@ class Daemon:
         # Also when nothing in the file changed: certificates and passwords that it names may have.
         kept = {each.directory for each in settings.targets}
         removed = [each.name for each in old.settings.targets if each.directory not in kept]
-        old.stop(stop_proxies=False)
         try:
             self._begin(settings)
         except VulcanizedError as error:
             log.error("settings cannot work; the old ones stay", reason=str(error))
-            self._begin(old.settings)
             return
         log.info("settings reread", targets_left_as_they_are=removed)
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.daemons import Vulcanized, ask, eventually_served_by, served_by
 from tests.servers.fixtures import NewEtcd, missing
+from tests.servers.load import Load
 from tests.servers.localpods import Files, LocalPods
 from tests.servers.ports import free_port
 from tests.servers.programs import ServerMissing, find_program
@@ -142,6 +143,24 @@ def test_a_broken_config_leaves_its_app_as_it_was_and_the_others_free(
     (problem,) = daemon.app("default/todo")["problems"]
     assert "hosts.0" in problem["message"]
     assert problem["where"] == "store/apps/default/todo.json"
+
+
+def test_a_host_goes_from_one_app_to_another_without_a_failed_request(
+    daemon: Vulcanized, files: Files, pods: LocalPods
+) -> None:
+    pods.start("other-1", "1")
+    files.pod(pods.manifest("other-1", "znew"))
+    files.config("znew", hosts=[HOST])
+    eventually(lambda: daemon.app("default/znew").get("problems"), 5, "the older one's claim")
+    assert not daemon.app("default/znew")["routed"]
+    eventually(lambda: daemon.metric("vulcanized_reloads_total") == 2, 5, "it to be made ready")
+    with Load(daemon.port, HOST, keep_alive=2, one_shot=2, pause=0.01) as load:
+        load.go_on(30)
+        (files.store / "apps/default/todo.json").unlink()
+        eventually_served_by(daemon.url, HOST, ["other-1"])
+    assert load.report.failed == {}
+    assert daemon.metric("vulcanized_reloads_total") == 2
+    assert daemon.app("default/znew")["routed"]
 
 
 def test_a_held_activation_shows_and_changes_nothing(daemon: Vulcanized, files: Files) -> None:

@@ -275,7 +275,9 @@ def test_of_two_apps_with_one_route_the_older_owns_it_and_the_other_gets_it_when
     source.place(OTHER, pod("o", app=OTHER))
     with running(source) as rig:
         change = rig.take()
-        assert change.apps.get(OTHER) is None
+        waiting = change.apps[OTHER]
+        assert waiting is not None
+        assert waiting.routes == ()
         codes = [p.code for p in rig.reconciler.snapshot().apps[OTHER].problems]
         assert codes == ["route_taken"]
         del source.configs[TODO]

@@ -198,7 +198,8 @@ def build(
     )
     return Built(
         app,
-        desired if desired.routes else None,
+        # Without a route of its own yet: what is there already takes one over without a gap.
+        desired if spec.routes else None,
         tuple(problems),
         wanted=wanted[:200],
         held=held,

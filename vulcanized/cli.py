@@ -189,8 +189,9 @@ def _check(options: argparse.Namespace) -> int:
         except VulcanizedError as error:
             code = max(code, error.exit_code)
             _say(f"target {target.name}: {error}")
+    routed = sum(bool(desired.routes) for desired in apps.values())
     print(
-        f"{len(looked.snapshot.apps)} apps, {len(apps)} routed, "
+        f"{len(looked.snapshot.apps)} apps, {routed} routed, "
         f"{len(looked.parts.targets)} targets: {'problems found' if code else 'no problems'}"
     )
     return code

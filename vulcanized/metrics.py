@@ -169,7 +169,7 @@ class _State(Collector):
         yield _plain(
             "vulcanized_apps_routed",
             "Apps that have a route.",
-            sum(built.desired is not None for built in built_apps),
+            sum(bool(built.desired and built.desired.routes) for built in built_apps),
         )
         yield _plain(
             "vulcanized_apps_held",

@@ -270,7 +270,8 @@ class Policies:
 class DesiredApp:
     """All that a target must show of one app.
 
-    `routes` is sorted and holds only routes that this app owns. `split` names the versions that
+    `routes` is sorted and holds only routes that this app owns; it is empty while others own all
+    that it names, and then it is kept ready to take them over. `split` names the versions that
     take traffic, sorted by version; every version in it has a backend; it is empty while no
     version may take traffic, which answers 503. `maintenance` answers 503 for every route.
     `backends` is sorted by version and also holds versions that take no traffic yet.

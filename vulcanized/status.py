@@ -89,7 +89,7 @@ def app_document(built: Built, controllers: Iterable[Controller] = ()) -> Json:
         "app": str(built.app),
         "namespace": built.app.namespace,
         "name": built.app.name,
-        "routed": desired is not None,
+        "routed": bool(desired and desired.routes),
         "routes": [
             {"host": route.host, "kind": route.kind.value, "path": route.path}
             for route in (desired.routes if desired else ())

@@ -164,7 +164,11 @@ class Refusal:
 
     def of(self, digest: str, now: float) -> TargetError | None:
         """Why this candidate need not be tried now; None: try it."""
-        return self._error if digest == self._digest and now < self._again else None
+        if self._error is None or digest != self._digest or now >= self._again:
+            return None
+        # Raised again and again, it would drag along where it was raised before.
+        self._error.__cause__ = self._error.__context__ = None
+        return self._error.with_traceback(None)
 
     def remember(self, digest: str, error: TargetError, now: float) -> None:
         """This candidate was refused at `now`; each time in a row it waits longer."""

@@ -29,7 +29,7 @@ from vulcanized.targets.haproxy.live import (
 )
 from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES
 
-ANSWER_SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 8000
 """Of one line, and of one payload: HAProxy drops silently what is over its buffer of 16 KiB."""
 _MOST_COMMANDS: Final = 100

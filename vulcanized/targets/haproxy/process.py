@@ -81,7 +81,7 @@ def rejected(output: str, files: Mapping[str, str]) -> Rejected:
     said = alerts(output)
     app = _blamed(output, files)
     whom = f"the config of app {app}" if app else "the config"
-    return Rejected(f"HAProxy refuses {whom}: {said}; what ran before goes on", output)
+    return Rejected(f"HAProxy refuses {whom}, change what it names: {said}", output)
 
 
 def _blamed(output: str, files: Mapping[str, str]) -> str:

@@ -110,24 +110,24 @@ class Proxy:
         return True
 
     def _start(self, wanted: Mapping[AppId, Part]) -> Live:
-        """Start one with what is wanted; where it refuses that, with what stood there before."""
+        """Start one with what is wanted; where that fails, with what stood there before."""
         program = process.required_program()
         structure, digest = self._identify(wanted)
-        before = self._folder.read(FILES)
+        files, before = self._files(wanted), self._folder.read(FILES)
+        fallback = before if CONFIG in before and before != files else None
         failed = self._refusal.of(digest, self._clock())
-        if failed is None:
-            files = self._files(wanted)
+        if failed is None or fallback is None:
             self._folder.write(files)
             try:
                 return self._launch(program, structure, files)
-            except TargetError as error:
+            except (Rejected, ProxyUnreachable) as error:
                 failed = error
                 self._refusal.remember(digest, error, self._clock())
-        if CONFIG not in before:
+        if fallback is None:
             raise failed
-        log.error("haproxy starts with the last good files", reason=str(failed))
-        self._folder.write(before)
-        return self._launch(program, {}, before)
+        log.error("haproxy starts with the files that stood there before", reason=str(failed))
+        self._folder.write(fallback)
+        return self._launch(program, {}, fallback)
 
     def _launch(self, program: str, structure: Mapping[str, str], files: Files) -> Live:
         """`structure`: what it must say that it is made of; empty: whatever it says."""
@@ -148,7 +148,7 @@ class Proxy:
                 process.stop(child.pid)
                 raise ProxyUnreachable(f"HAProxy does not come up: {seen}")
         output = child.output()
-        if f"{CONFIG}:" in output:
+        if f"{CONFIG}:" in output and "cannot bind" not in output:
             raise process.rejected(output, files)
         raise ProxyUnreachable(f"HAProxy does not start: {alerts(output)}")
 

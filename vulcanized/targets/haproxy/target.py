@@ -164,10 +164,20 @@ class HaproxyTarget:
                 self._leave_in_order(error)
                 raise
             if left_behind := (*self._stale.values(), *self._failed.values()):
-                raise left_behind[0]
+                raise left_behind[0].with_traceback(None)
             return applied
 
     def _apply(self, now: float) -> Applied:
+        try:
+            return self._pass(now)
+        except ProxyUnreachable:
+            if self._running is None:
+                raise
+            # It was there when we looked last: look again, which starts it or readies its files.
+            self._running = None
+        return self._pass(now)
+
+    def _pass(self, now: float) -> Applied:
         running, started = self._attach(now)
         steps = self._bring(running)
         cause = self._reload_if_due() or (plan.START if started else "")
@@ -223,7 +233,7 @@ class HaproxyTarget:
         try:
             self._wanted[app] = self._config.part(desired, before)
         except (Rejected, TemplateFailed) as error:
-            self._failed[app] = type(error)(f"app {app}: {error}")
+            self._failed[app] = _told_of(app, error)
         else:
             self._failed.pop(app, None)
             self._dirty.add(app)
@@ -241,7 +251,7 @@ class HaproxyTarget:
             try:
                 self._wanted[app] = self._config.part(part.desired, None)
             except (Rejected, TemplateFailed) as error:
-                self._stale[app] = error
+                self._stale[app] = _told_of(app, error)
             else:
                 self._dirty.add(app)
 
@@ -251,7 +261,11 @@ class HaproxyTarget:
         """Look at what runs, when it is due; whether it had to be started."""
         if self._running is not None and now < self._look_at:
             return self._running, False
-        live, started = self._proxy.attach(self._wanted)
+        try:
+            live, started = self._proxy.attach(self._wanted)
+        except TargetError:
+            self._running = None
+            raise
         read = self._clock()
         running = self._compare(live)
         took = live.seconds + self._clock() - read
@@ -421,3 +435,8 @@ class HaproxyTarget:
         if stop_proxy and self._settings.start and self._generation:
             self._proxy.end()
         self._folder.close()
+
+
+def _told_of(app: AppId, error: Rejected | TemplateFailed) -> TargetError:
+    """Without what was under way when it was raised: it is kept."""
+    return type(error)(f"app {app}: {error}")

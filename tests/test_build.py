@@ -220,6 +220,16 @@ def test_the_store_wins_over_an_annotation_and_the_newest_annotation_over_older_
     assert stored.desired.routes == (ROUTE,)
 
 
+def test_a_new_version_does_not_make_an_app_a_younger_claimant_of_its_routes() -> None:
+    old = controller("v1", config={"hosts": ["a.example.com"]}, created="2026-01-01T00:00:00Z")
+    new = controller("v2", config={"hosts": ["b.example.com"]}, created="2026-03-01T00:00:00Z")
+    before = configure(observed(controllers=(old,)), Remembered())
+    after = configure(observed(controllers=(old, new)), Remembered(), before)
+    assert after.spec is not None
+    assert after.spec.routes[0].host == "b.example.com"
+    assert after.order == before.order
+
+
 def test_a_bad_annotation_is_told_with_its_place() -> None:
     bad = controller("rc", config={"hosts": 1})
     (problem,) = built(observed(pod("a"), controllers=(bad,))).problems

@@ -90,7 +90,9 @@ def _written(observed: Observed) -> Document | None:
         return None
     newest = max(annotated, key=lambda controller: (controller.created, controller.name))
     origin = f"annotation vulcanized.io/config of {newest.kind} {newest.namespace}/{newest.name}"
-    return Document(newest.config or "", origin, _epoch(newest.created))
+    # A new version's controller must not make the app a younger claimant of its routes.
+    claimed = min(_epoch(controller.created) for controller in annotated)
+    return Document(newest.config or "", origin, claimed)
 
 
 def _epoch(created: str) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -192,6 +193,21 @@ def test_killed_it_leaves_the_proxy_serving_and_the_next_start_adopts_it(
     eventually_served_by(daemon.url, HOST, ["green-1"])
     assert worker(daemon) == proxy
     assert daemon.metric("vulcanized_reloads_total") == 0
+
+
+def test_a_pid_that_is_another_haproxys_by_now_is_left_alone(tmp_path: Path, files: Files) -> None:
+    config = tmp_path / "other.cfg"
+    config.write_text(f"defaults\n mode http\nlisten other\n bind 127.0.0.1:{free_port()}\n")
+    command = [str(find_program("haproxy")), "-q", "-W", "-f", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as other:
+        try:
+            with Vulcanized(tmp_path / "v", files.sides) as daemon:
+                (daemon.directory / "haproxy.pid").write_text(f"{other.pid}\n")
+                daemon.start()
+                assert served_by(daemon.url, HOST) == {"blue-1", "blue-2"}
+            assert other.poll() is None
+        finally:
+            other.terminate()
 
 
 def test_what_was_good_stays_good_over_a_crash(daemon: Vulcanized, files: Files) -> None:

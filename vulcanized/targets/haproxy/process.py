@@ -188,10 +188,11 @@ def pid_of(directory: Path) -> int | None:
     """The process that a child of ours in this directory runs as, None when there is none."""
     try:
         pid = int((directory / PID_FILE).read_text().split()[0])
-        comm = Path(f"/proc/{pid}/comm").read_text().strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError, IndexError):
         return None
-    return pid if comm == "haproxy" else None
+    # The number may be another HAProxy's by now: after a boot, in a new container.
+    return pid if os.fsencode(directory / CONFIG) in words else None
 
 
 def stop(pid: int) -> None:

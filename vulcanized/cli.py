@@ -7,20 +7,20 @@ server that is needed cannot be reached.
 from __future__ import annotations
 
 import argparse
-import difflib
+import gc
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vulcanized import __version__
 from vulcanized.errors import SettingsError, Unreachable, VulcanizedError
-from vulcanized.model import AppId, DesiredApp, Problem
-from vulcanized.settings import Settings
+
+if TYPE_CHECKING:
+    from vulcanized.model import AppId, DesiredApp, Problem
+    from vulcanized.settings import Settings
 
 OK, PROBLEMS, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -100,6 +100,8 @@ def _say(line: str) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    from vulcanized.settings import Settings
+
     return Settings.load(options.config, os.environ)
 
 
@@ -107,6 +109,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # What is loaded from here on stays: to look for garbage in it would take a tenth of the start.
+    # The daemon turns the collector on again; `--once` is over soon.
+    gc.disable()
+
     from vulcanized.daemon import Daemon
     from vulcanized.log import configure_logging
     from vulcanized.systemd import Notifier
@@ -161,6 +167,8 @@ def _diff(options: argparse.Namespace) -> int:
 def _difference(
     target: str, actual: Mapping[str, str], rendered: Mapping[str, str]
 ) -> Iterator[str]:
+    import difflib
+
     for name in sorted(actual.keys() | rendered.keys()):
         yield from (
             line if line.endswith("\n") else line + "\n"
@@ -213,6 +221,9 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _ask(settings: Settings) -> dict[str, Any]:
+    import urllib.error
+    import urllib.request
+
     listen = settings.admin.listen
     anywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not a bind
     address = listen._replace(address=anywhere.get(listen.address, listen.address))

@@ -239,7 +239,6 @@ class Daemon:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Returns the exit code."""
-        tune()
         settings = self._load()
         previous = {
             number: signal.signal(number, self._signalled)
@@ -247,6 +246,7 @@ class Daemon:
         }
         try:
             self._begin(settings)
+            tune()
             self._watch()
             return 1 if self._broken else 0
         finally:
@@ -398,13 +398,16 @@ def tune() -> None:
     """Interpreter settings for a daemon whose threads hand over events.
 
     A thread that parses a burst holds the interpreter for the switch interval; its default of 5 ms
-    is as long as the whole way from event to effect.
+    is as long as the whole way from event to effect. What has been loaded by now lives as long as
+    we do: the collector need not look at it, and need not have run before.
     """
     sys.setswitchinterval(0.0005)
+    gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def settle() -> None:
-    """What has been loaded by now lives long: the collector need not look at it again."""
+    """What the first lists brought lives long too."""
     gc.collect()
     gc.freeze()

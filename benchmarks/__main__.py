@@ -119,13 +119,29 @@ def _measure_starts(stage: Stage, extent: Extent, rows: list[Row]) -> None:
 
 
 def machine() -> str:
-    """What the figures are true of, in a line."""
+    """What the figures are true of, in a line; takes a second."""
     ran = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False)
     haproxy = ran.stdout.split(" ")[2] if ran.returncode == 0 else "?"
     return (
-        f"{os.cpu_count()} cores for servers, pods, daemon and measuring together; "
+        "Medians, in brackets 95th percentiles. "
+        f"{os.cpu_count()} cores for servers, pods, daemon and measuring together, "
+        f"{_busy(1.0):.0%} of them busy before it began; "
         f"Python {platform.python_version()}, HAProxy {haproxy}."
     )
+
+
+def _busy(seconds: float) -> float:
+    """The share of the processors that is in use, over some seconds."""
+
+    def ticks() -> tuple[int, int]:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+        times = [int(field) for field in line.split()[1:9]]
+        return sum(times), times[3] + times[4]
+
+    total, idle = ticks()
+    time.sleep(seconds)
+    later, later_idle = ticks()
+    return 1 - (later_idle - idle) / max(1, later - total)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,17 +152,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _ended)
     rows: list[Row] = []
+    say = _say_since(time.monotonic())
+    notes = [machine()]
+    say(notes[0])
     try:
-        with set_up(_say_since(time.monotonic())) as stage:
+        with set_up(say) as stage:
             measure(stage, QUICK if options.quick else Extent(), rows)
     except KeyboardInterrupt:
         print("ended before all was measured", file=sys.stderr)
         return 130
     finally:
         if rows:
-            figures.show(rows, Console())
+            figures.show(rows, notes, Console())
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(figures.markdown(rows, [machine()]))
+    options.output.write_text(figures.markdown(rows, notes))
     return 0
 
 

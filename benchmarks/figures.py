@@ -72,15 +72,15 @@ def bounded(what: str, samples: Sequence[Sample], most: float) -> Row:
     return Row(row.what, row.ours, row.floor, row.ratio, f"p95 <= {1000 * most:g} ms", within)
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Print the table."""
+def show(rows: Sequence[Row], notes: Sequence[str], console: Console) -> None:
+    """Print the table and what is to be known about it."""
     table = Table(box=box.SIMPLE)
     for column in COLUMNS:
         table.add_column(column, overflow="fold", no_wrap=column not in {"what", "ours"})
     for row in rows:
         colour = {None: "", True: "green", False: "red"}[row.ok]
         table.add_row(*row.cells[:-1], f"[{colour}]{row.cells[-1]}[/]" if colour else "")
-    console.print(table)
+    console.print(table, *notes, sep="\n", highlight=False)
 
 
 def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from tests.daemons import Vulcanized
 _DEADLINE = 60.0
 _SETTLE = 3.0
 _CONNECTIONS = 8
+_TRY_EVERY = 0.004  # no more often: the daemon and HAProxy need the processors
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _STEPS = ("started", "listed", "synced", "applied", "ready")
 
@@ -72,7 +73,7 @@ def _first_answer(daemon: Vulcanized, host: str, deadline: float) -> float:
             else:
                 if answer.status == 200:
                     return answer.at
-            time.sleep(0.001)
+            time.sleep(_TRY_EVERY)
     raise NoEffect(f"{host} is not served; the daemon's log ends:\n{daemon.process.log_tail()}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,6 +163,27 @@ def test_a_host_goes_from_one_app_to_another_without_a_failed_request(
     assert load.report.failed == {}
     assert daemon.metric("vulcanized_reloads_total") == 2
     assert daemon.app("default/znew")["routed"]
+
+
+def test_a_store_and_manifests_that_vanish_change_nothing_until_they_are_back(
+    daemon: Vulcanized, files: Files, pods: LocalPods
+) -> None:
+    with Load(daemon.port, HOST, keep_alive=1, one_shot=1, pause=0.02) as load:
+        shutil.rmtree(files.store)
+        shutil.rmtree(files.manifests)
+        eventually(
+            lambda: all(source["error"] for source in daemon.status()["sources"]),
+            5,
+            "the loss to show",
+        )
+        load.go_on(300)  # longer than a file may be missing
+        Files(daemon.folder.parent)
+        for name in ("blue-1", "blue-2", "green-1"):
+            files.pod(pods.manifest(name))
+        files.config()
+        files.activate("green")
+        eventually_served_by(daemon.url, HOST, ["green-1"])
+    assert load.report.failed == {}
 
 
 def test_a_held_activation_shows_and_changes_nothing(daemon: Vulcanized, files: Files) -> None:

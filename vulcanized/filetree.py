@@ -110,6 +110,11 @@ class FileTree:
         candidates = {**dict.fromkeys(self._doubted, False), **candidates}
         # All are read before any is judged: how many are missing decides how long we wait.
         readings = {file: self._read(file) for file in candidates}
+        gone = any(reading is _GONE for reading in readings.values())
+        if gone and not os.path.isdir(self._real):
+            # Not these files are gone but the directory is: what was doubted is no news of them.
+            self._doubted.clear()
+            raise Unreachable(f"there is no directory {self._root}; create it")
         now = self._clock()
         for file, reading in readings.items():
             self._compare(file, reading, now)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from vulcanized.errors import (
     ReloadFailed,
     SettingsError,
 )
-from vulcanized.model import DesiredApp, HealthCheck, Outcome, Policies, ServerState
+from vulcanized.model import AppId, DesiredApp, HealthCheck, Outcome, Policies, ServerState
 from vulcanized.targets.haproxy.config import CONFIG, FILES
 from vulcanized.targets.haproxy.live import Live, LiveServer
 from vulcanized.targets.haproxy.process import find_program as our_find_program
@@ -394,6 +395,29 @@ def test_a_haproxy_that_was_away_comes_back_with_what_happened_meanwhile(
         assert edge.get("a.example.com").pod == "a2"
         assert edge.get("b.example.com").pod == "b"
         assert edge.reloads == []
+
+
+def test_without_a_haproxy_program_of_our_own_the_reload_is_the_check(
+    new_edge: NewEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a sidecar that shares the directory and the socket, and no more."""
+    folder = Path(tempfile.mkdtemp(prefix="vt-"))
+    (folder / "server.j2").write_text("{% if backend.app == 'default/b' %}gibberish{% endif %}\n")
+    edge = new_edge(start=False, templates=folder)
+    with run_by_others(edge) as process:
+        monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+        with pytest.raises(ProxyUnreachable):
+            edge.apply(app("a", [edge.pod("a")]))
+        process.start()
+        edge.until(lambda: edge.applied is not None, 5)
+        with pytest.raises(ReloadFailed) as failed:
+            edge.apply(app("b", [edge.pod("b")]))
+        assert failed.value.restored
+        assert edge.get("a.example.com").pod == "a"
+        assert "default:b" not in edge.file(CONFIG)
+        edge.show(app("c", [edge.pod("c")]), gone=[AppId("default", "b")])
+        assert edge.get("c.example.com").pod == "c"
+    shutil.rmtree(folder)
 
 
 def test_a_frozen_haproxy_costs_an_error_and_no_more(new_edge: NewEdge) -> None:

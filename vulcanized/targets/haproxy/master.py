@@ -65,7 +65,7 @@ class Replacement:
 
 
 class Absent(ProxyUnreachable):
-    """Nobody listens at the socket: no HAProxy runs, or it is in the midst of a reload (2.6)."""
+    """Nobody there to be asked: no HAProxy runs, or it is in the midst of a reload."""
 
 
 class Disagreed(Exception):
@@ -134,7 +134,7 @@ class Master:
     def _table(self, worker: int, name: str) -> dict[str, str] | None:
         answer = self.ask(f"@!{worker} show map {self._directory / name}\n")
         if answer.startswith("Can't find the target"):
-            raise ProxyUnreachable(f"HAProxy's worker {worker} ended while it was asked")
+            raise Absent(f"HAProxy's worker {worker} cannot be asked: it has ended or still starts")
         return parse_table(answer)
 
     def reload(self, before: Processes, seconds: float, stop: threading.Event) -> Processes:

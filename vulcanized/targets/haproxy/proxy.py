@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 RELOAD_SECONDS: Final = 10.0
 START_SECONDS: Final = 10.0
 PATIENCE: Final = 1.0
-"""Seconds that a running HAProxy may be deaf, as 2.6 is while it reloads."""
+"""Seconds that a running HAProxy may be deaf, as it is while it reloads."""
 
 Files = Mapping[str, str]
 
@@ -74,7 +74,7 @@ class Proxy:
         is there; Rejected, NotWritten when that failed.
         """
         try:
-            live, started = self._read_back(), False
+            live, started = self.read_back(), False
         except ProxyUnreachable as error:
             if not (isinstance(error, Absent) and self._settings.start and not self._alive()):
                 self._stage(wanted)
@@ -83,7 +83,8 @@ class Proxy:
         self._pid = live.processes.master
         return live, started
 
-    def _read_back(self) -> Live:
+    def read_back(self) -> Live:
+        """What runs; a reload by someone else is waited for. Raises ProxyUnreachable."""
         deadline = self._clock() + PATIENCE
         while True:
             try:
@@ -249,7 +250,7 @@ class Proxy:
         log_end = process.log_size(self._folder.path)
         try:
             self.master.reload(before, RELOAD_SECONDS, self._stop)
-            live = self.master.read_back()
+            live = self.read_back()
             if live.structure == structure:
                 return live
             failed: TargetError = ReloadFailed(

@@ -321,7 +321,7 @@ class HaproxyTarget:
                     suspects.add(error.subject)
                 if attempt == _ROUNDS - 2:
                     stuck.add(EVERYTHING)
-                running = self._become(self._proxy.master.read_back(), stuck)
+                running = self._become(self._proxy.read_back(), stuck)
             else:
                 break
         return steps

@@ -19,7 +19,7 @@ from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Route, Serv
 # between are unique.
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})\Z")
 _SERVER: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
-_HOST: Final = re.compile(r"\*\Z|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z")
+_HOST: Final = re.compile(r"(?=.{1,255}\Z)(?:\*\Z|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z)")
 _PATH: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=-]{0,1000}\Z")
 _REGEX: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!&*+,=?^|(){}\[\]\\$-]{0,1000}\Z")
 _URI: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=?-]{0,1000}\Z")
@@ -120,8 +120,14 @@ def options(text: str) -> str:
 
 
 def listen(endpoint: Endpoint) -> str:
-    """The address of a `bind`: `*:80`, `0.0.0.0:80`, `[::]:80`."""
-    return f"*:{port(endpoint.port)}" if endpoint.address == "*" else address(endpoint)
+    """What stands behind `bind`: `*:80`, `127.0.0.1:80`, `[::]:80 v6only`.
+
+    Without `v6only` the system would decide whether `::` means IPv4 too.
+    """
+    if endpoint.address == "*":
+        return f"*:{port(endpoint.port)}"
+    written = address(endpoint)
+    return f"{written} v6only" if written.startswith("[::]:") else written
 
 
 def milliseconds(seconds: float) -> str:

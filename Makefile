@@ -16,7 +16,7 @@ run: ## the quick start: http://todo.localhost:8080, Ctrl-C ends it
 
 test: ## all tests; ARGS="-k haproxy" for some
 	@.ci/setup test
-	$(PYTHON_) -m pytest $(ARGS)
+	$(PYTHON_) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: ## ruff, mypy, import-linter
 	@.ci/setup test

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -153,7 +154,8 @@ class Stage:
     @contextlib.contextmanager
     def switch_floor(self) -> Iterator[Floor]:
         """A bare watch of the shop's activation, and a `set map` to a HAProxy of its own."""
-        folder = Path(tempfile.mkdtemp(prefix="floor-", dir=self.folder))
+        # Not below our own folder: the path of a Unix socket has to be short.
+        folder = Path(tempfile.mkdtemp(prefix="floor-"))
         socket, table = folder / "haproxy.sock", folder / "routes.map"
         table.write_text("".join(f"{name} {VERSIONS[0]}\n" for name in self.hosts))
         (folder / "haproxy.cfg").write_text(
@@ -174,6 +176,7 @@ class Stage:
                 yield floor
         finally:
             proxy.kill()
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import http.client
 import json
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ class Vulcanized:
         self.port = port or free_port()
         self.admin_port = free_port()
         self.directory = folder / "haproxy"
+        # A Unix socket's path is short, and pytest's folders are long: the user's name is in them.
+        self.master_socket = Path(tempfile.gettempdir()) / f"vulcanized-{self.admin_port}.sock"
         self.config = folder / "vulcanized.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(exist_ok=True)
@@ -53,6 +56,7 @@ kind = "haproxy"
 name = "edge"
 directory = "{self.directory}"
 listen = ["127.0.0.1:{self.port}"]
+master_socket = "{self.master_socket}"
 {target}
 
 [admin]
@@ -129,6 +133,7 @@ level = "debug"
     def close(self) -> None:
         """End it as an operator would, so that its HAProxy ends too."""
         self.process.stop()
+        self.master_socket.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

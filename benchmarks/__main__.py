@@ -118,30 +118,35 @@ def _measure_starts(stage: Stage, extent: Extent, rows: list[Row]) -> None:
     rows.append(Row(f"memory there, {what}", ours, goal="< 110 MB", ok=memory < 110))
 
 
-def machine() -> str:
-    """What the figures are true of, in a line; takes a second."""
+def machine(others: float) -> str:
+    """What the figures are true of, in a line. `others`: what other programs used meanwhile."""
     ran = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False)
     haproxy = ran.stdout.split(" ")[2] if ran.returncode == 0 else "?"
     return (
-        "Medians, in brackets 95th percentiles. "
-        f"{os.cpu_count()} cores for servers, pods, daemon and measuring together, "
-        f"{_busy(1.0):.0%} of them busy before it began; "
+        f"Medians, in brackets 95th percentiles; {os.cpu_count()} processors for servers, pods, "
+        f"daemon and measuring together, of which other programs used {others:.0%}; "
         f"Python {platform.python_version()}, HAProxy {haproxy}."
     )
 
 
-def _busy(seconds: float) -> float:
-    """The share of the processors that is in use, over some seconds."""
+class Processors:
+    """How much of the processors' time others use, from when it is made."""
 
-    def ticks() -> tuple[int, int]:
+    def __init__(self) -> None:
+        self._before = self._used()
+
+    def used_by_others(self) -> float:
+        """A share of all there was; right once whatever we started has ended."""
+        total, idle, ours = (
+            now - then for now, then in zip(self._used(), self._before, strict=True)
+        )
+        return max(0.0, 1 - (idle + ours) / max(1.0, total))
+
+    def _used(self) -> tuple[float, float, float]:
+        """Seconds of all processors: in all, idle, and used by us and our ended children."""
         line = Path("/proc/stat").read_text().partition("\n")[0]
-        times = [int(field) for field in line.split()[1:9]]
-        return sum(times), times[3] + times[4]
-
-    total, idle = ticks()
-    time.sleep(seconds)
-    later, later_idle = ticks()
-    return 1 - (later_idle - idle) / max(1, later - total)
+        seconds = [int(field) / os.sysconf("SC_CLK_TCK") for field in line.split()[1:9]]
+        return sum(seconds), seconds[3] + seconds[4], sum(os.times()[:4])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,16 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _ended)
     rows: list[Row] = []
-    say = _say_since(time.monotonic())
-    notes = [machine()]
-    say(notes[0])
+    processors = Processors()
     try:
-        with set_up(say) as stage:
+        with set_up(_say_since(time.monotonic())) as stage:
             measure(stage, QUICK if options.quick else Extent(), rows)
     except KeyboardInterrupt:
         print("ended before all was measured", file=sys.stderr)
         return 130
     finally:
+        notes = [machine(processors.used_by_others())]
         if rows:
             figures.show(rows, notes, Console())
     options.output.parent.mkdir(parents=True, exist_ok=True)

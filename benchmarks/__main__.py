@@ -25,6 +25,8 @@ from tests.daemons import Vulcanized
 from tests.servers.load import Report
 
 MEGABYTE = 1e6
+QUIET = 0.1
+"""The share that other programs may use without the figures suffering much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def machine(others: float) -> str:
         f"Medians, in brackets 95th percentiles; {os.cpu_count()} processors for servers, pods, "
         f"daemon and measuring together, of which other programs used {others:.0%}; "
         f"Python {platform.python_version()}, HAProxy {haproxy}."
+        + (" That is much: measure again when nothing else runs." if others > QUIET else "")
     )
 
 

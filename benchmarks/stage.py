@@ -17,7 +17,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -188,12 +187,10 @@ def set_up(say: Say) -> Iterator[Stage]:
     say("starting a Kubernetes control plane, its nodes, an etcd")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
-        with ThreadPoolExecutor(2) as starters:
-            plane = starters.submit(stack.enter_context, ControlPlane(progress=say))
-            etcd = starters.submit(stack.enter_context, Etcd())
-        control_plane = plane.result()
+        etcd = stack.enter_context(Etcd())
+        control_plane = stack.enter_context(ControlPlane(progress=say))
         agent = stack.enter_context(NodeAgent(control_plane))
-        yield Stage(control_plane, agent, etcd.result(), folder, say)
+        yield Stage(control_plane, agent, etcd, folder, say)
 
 
 def _config(app: str) -> str:

@@ -28,6 +28,7 @@ from vulcanized.errors import (
     Rejected,
     ReloadFailed,
     SettingsError,
+    TemplateFailed,
 )
 from vulcanized.model import AppId, DesiredApp, HealthCheck, Outcome, Policies, ServerState
 from vulcanized.targets.haproxy.config import CONFIG, FILES
@@ -153,6 +154,25 @@ def test_the_last_good_files_come_back_after_a_crash_in_the_midst_of_a_bad_reloa
     assert edge.get("a.example.com").pod == "a"
 
 
+@pytest.mark.parametrize("template", ["haproxy.cfg.j2", "backend.j2", "server.j2"])
+def test_a_template_broken_while_we_were_dead_takes_nothing_away(edge: Edge, template: str) -> None:
+    a = edge.pod("a")
+    edge.show(app("a", [a]))
+    worker = edge.worker()
+    folder = edge.folder / "templates"
+    folder.mkdir()
+    (folder / template).write_text("{{ nonsense }}\n")
+    edge.settings = edge.with_settings(templates=folder)
+    restart_of_the_daemon(edge)
+    with pytest.raises(TemplateFailed, match="nonsense"):
+        edge.apply(app("a", [a, edge.pod("b")]), app("new", [edge.pod("new")]))
+    assert {edge.get("a.example.com").pod for _ in range(4)} == {"a", "b"}
+    assert edge.worker() == worker or template == "haproxy.cfg.j2"
+    (folder / template).unlink()
+    edge.until(lambda: edge.applied is not None and edge.applied.generation == 1, 5)
+    assert edge.get("new.example.com").pod == "new"
+
+
 # --- HAProxy dies, starts again ----------------------------------------------------------------
 
 
@@ -270,6 +290,7 @@ def whole(module_edge: Edge) -> Iterator[Edge]:
     """All kinds of apps on a target that looks at what runs more often than it would."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vulcanized.targets.haproxy.target.LOOK_EVERY", 0.1)
+        patch.setattr("vulcanized.targets.haproxy.target.LOOK_SHARE", 1)
         module_edge.show(*apps_of_all_kinds(module_edge))
         yield module_edge
 

@@ -101,5 +101,5 @@ def test_a_block_is_rendered_when_its_app_changes_and_not_before() -> None:
     config.files({**other, TODO: config.part(app(servers=[B]), one[TODO])}, tables)
     changed = [each for each in texts if config._texts[each] is not texts[each]]
     assert changed == [TODO]
-    config.keep_only(one)
-    assert set(config._texts) == {TODO}
+    config.forget(TODO)
+    assert TODO not in config._texts

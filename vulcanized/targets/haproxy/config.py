@@ -94,8 +94,11 @@ class Config:
         """The frame for maps in `directory`."""
         maps = Maps(*(words.file(str(directory / name)) for name in _MAPS))
         text = self._templates.render(_FRAME_TEMPLATE, listen=self._listen, maps=maps)
-        text = text.rstrip() + "\n"
-        return Frame(text, {FRAME_KEY: digest_of(text), LISTEN_KEY: ",".join(self._listen)})
+        return frame_of(text.rstrip() + "\n", ",".join(self._listen))
+
+    def take_frame(self, frame: Frame) -> None:
+        """Go on with one that was written before, where the template does not render."""
+        self._frame = frame
 
     def part(self, desired: DesiredApp, before: Part | None) -> Part:
         """One app in HAProxy's words; see `make_part`."""
@@ -137,24 +140,24 @@ class Config:
             self._texts[app] = known
         return known[1]
 
-    def keep_only(self, apps: Iterable[AppId]) -> None:
-        """Forget the texts of all other apps."""
-        kept = set(apps)
-        self._texts = {app: text for app, text in self._texts.items() if app in kept}
+    def forget(self, app: AppId) -> None:
+        """This app is gone."""
+        self._texts.pop(app, None)
 
 
 def _lines(entries: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{key} {value}\n" for key, value in entries)
 
 
-def digest_of(text: str) -> str:
-    """What `structure.map` says of a frame."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def frame_of(text: str, listen: str) -> Frame:
+    """A frame with its digest; `listen`: the addresses that it binds, as `structure.map` says."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return Frame(text, {FRAME_KEY: digest, LISTEN_KEY: listen})
 
 
-def read_frame(text: str) -> str:
+def read_frame(text: str, listen: str) -> Frame:
     """The frame in a config that we wrote."""
-    return re.split(r"\n(?=# \S+:\S+ [0-9a-f]{16})", text, maxsplit=1)[0]
+    return frame_of(re.split(r"\n(?=# \S+:\S+ [0-9a-f]{16})", text, maxsplit=1)[0], listen)
 
 
 def structure_digest(structure: Mapping[str, str], regexes: Mapping[str, str]) -> str:

@@ -134,8 +134,6 @@ class Child:
         path = directory / LOG_FILE
         files = ("-p", str(directory / PID_FILE), "-f", str(directory / CONFIG))
         try:
-            if log_size(directory) > _LONGEST_LOG:
-                path.unlink()
             with path.open("ab") as log_file:
                 self._from = log_file.seek(0, os.SEEK_END)
                 self._process = subprocess.Popen(
@@ -166,6 +164,16 @@ class Child:
     def output(self) -> str:
         """What it has written since it was started (its last 20 kB)."""
         return log_since(self._directory, self._from)
+
+
+def bound_log(directory: Path) -> None:
+    """Keep the log of a child of ours from growing for ever: what is too long is the old one."""
+    path = directory / LOG_FILE
+    if log_size(directory) > _LONGEST_LOG:
+        # HAProxy goes on writing to the same file, wherever it is moved.
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, directory / f"{LOG_FILE}.old")
+            os.truncate(path, 0)
 
 
 def log_size(directory: Path) -> int:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -20,13 +20,13 @@ from vulcanized.targets.haproxy.config import (
     FILES,
     LAST_GOOD,
     Config,
-    digest_of,
+    Frame,
     read_frame,
     structure_digest,
 )
 from vulcanized.targets.haproxy.live import Live, alerts
 from vulcanized.targets.haproxy.master import Absent, Master
-from vulcanized.targets.haproxy.parts import REGEX, Part, Shape, read_shapes
+from vulcanized.targets.haproxy.parts import REGEX, STRUCTURE, Part, Shape, read_shapes
 from vulcanized.targets.haproxy.plan import LISTEN_KEY
 from vulcanized.targets.staged import Folder, Refusal, write_candidate
 
@@ -38,6 +38,13 @@ PATIENCE: Final = 1.0
 """Seconds that a running HAProxy may be deaf, as it is while it reloads."""
 
 Files = Mapping[str, str]
+
+
+class Known(NamedTuple):
+    """Shapes and frames by digest; the ones that stand in the files now are the last."""
+
+    shapes: dict[str, Shape]
+    frames: dict[str, Frame]
 
 
 class Proxy:
@@ -81,6 +88,8 @@ class Proxy:
                 raise
             live, started = self._start(wanted), True
         self._pid = live.processes.master
+        if self._settings.start:
+            process.bound_log(self._folder.path)
         return live, started
 
     def read_back(self) -> Live:
@@ -155,18 +164,21 @@ class Proxy:
 
     # --- files ----------------------------------------------------------------------------------
 
-    def known(self) -> tuple[dict[str, Shape], dict[str, str]]:
-        """What the files say of what a running HAProxy may be made of: shapes, frames; by digest.
+    def known(self) -> Known:
+        """What the files say of what a running HAProxy may be made of.
 
-        Only they know after a restart of ours, and only of it what it does not lack.
+        Only they know after a restart of ours, and of it only what it does not lack.
         """
         shapes: dict[str, Shape] = {}
-        frames: dict[str, str] = {}
-        for text in self._folder.read((LAST_GOOD, CONFIG)).values():
-            shapes |= read_shapes(text)
-            frame = read_frame(text)
-            frames[digest_of(frame)] = frame
-        return shapes, frames
+        frames: dict[str, Frame] = {}
+        found = self._folder.read((LAST_GOOD, CONFIG, STRUCTURE))
+        listen = dict(line.split(" ", 1) for line in found.get(STRUCTURE, "").splitlines())
+        for name in (LAST_GOOD, CONFIG):
+            if name in found:
+                shapes |= read_shapes(found[name])
+                frame = read_frame(found[name], listen.get(LISTEN_KEY, ""))
+                frames[frame.digest] = frame
+        return Known(shapes, frames)
 
     def check(self, config: Config, parts: Mapping[AppId, Part], program: str, at: Path) -> None:
         """Let HAProxy check the files for these apps, in the directory `at`.
@@ -235,6 +247,8 @@ class Proxy:
                 # Files may be behind run time: what is put back must not be.
                 self._folder.write(good)
                 self._folder.keep(CONFIG, LAST_GOOD)
+            else:
+                good = self._folder.read(FILES)
             self._folder.write(self._files(wanted))
             live = self._reload_confirmed(structure, running, good)
         except ReloadFailed as error:
@@ -244,7 +258,7 @@ class Proxy:
         return live
 
     def _reload_confirmed(
-        self, structure: Mapping[str, str], running: Mapping[str, str], good: Files | None
+        self, structure: Mapping[str, str], running: Mapping[str, str], good: Files
     ) -> Live:
         before = self.master.processes()
         log_end = process.log_size(self._folder.path)
@@ -268,22 +282,19 @@ class Proxy:
         state = "what ran before goes on" if restored else "what ran before is not back"
         raise ReloadFailed(f"{why}; {state}", restored=restored) from failed
 
-    def _put_back(self, running: Mapping[str, str], good: Files | None) -> bool:
+    def _put_back(self, running: Mapping[str, str], good: Files) -> bool:
         """Files and, if it has to be, process as they were; whether they are."""
-        if good is not None:
-            self._folder.write(good)
+        self._folder.write(good)
         for again in (False, True):
             try:
                 if again:
                     before = self.master.processes()
                     self.master.reload(before, RELOAD_SECONDS, self._stop)
                 structure = self.master.read_back().structure
-                if structure and structure.items() <= running.items():
+                if structure.items() <= running.items() and bool(structure) == bool(running):
                     return True
             except (ReloadFailed, ProxyUnreachable) as error:
                 log.warning("putting back", reason=str(error))
-            if good is None:
-                return False
         return False
 
     # --- the end --------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from vulcanized.targets.haproxy import plan, process, words
 from vulcanized.targets.haproxy.config import FILES, Config, Frame
 from vulcanized.targets.haproxy.live import Live
 from vulcanized.targets.haproxy.master import Disagreed
-from vulcanized.targets.haproxy.parts import Part, Shape
+from vulcanized.targets.haproxy.parts import Part, Shape, make_part
 from vulcanized.targets.haproxy.proxy import Proxy
 from vulcanized.targets.haproxy.running import EVERYTHING, Running
 from vulcanized.targets.render import Templates
@@ -59,6 +59,7 @@ CAPABILITIES: Final = frozenset(
 WRITE_AFTER: Final = 0.7
 """Seconds from the first change at run time to its files: what follows is gathered."""
 LOOK_EVERY: Final = 1.0
+LOOK_AT_LEAST_EVERY: Final = 15.0
 LOOK_SHARE: Final = 50
 """What runs is read back once a second, or so seldom that it takes one 50th of the time."""
 LEAVING_EVERY: Final = 1.0
@@ -97,14 +98,15 @@ class HaproxyTarget:
         self._config = Config(settings.directory, settings.listen, self._templates)
         self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
         self._wanted: dict[AppId, Part] = {}
-        self._failed: dict[AppId, TargetError] = {}
+        self._failed: dict[AppId, tuple[DesiredApp, TargetError]] = {}
         self._stale: dict[AppId | None, TargetError] = {}
         self._dirty: set[AppId] = set()
         self._generation = self._in_effect = 0
+        self._begun = False
         self._running: Running | None = None
         self._unseen: Live | None = None
         self._shapes: dict[str, Shape] = {}
-        self._frames: dict[str, str] = {}
+        self._frames: dict[str, Frame] = {}
         self._gather = HoldOff(hold_off, ceiling)
         self._asked: object = None
         self._templates_changed = False
@@ -154,7 +156,7 @@ class HaproxyTarget:
         What fails for one app is raised when all the rest is done.
         """
         with self._lock:
-            self._folder.lock()
+            self._begin()
             self._merge(change)
             if not self._generation:
                 return Applied(Outcome.UNCHANGED, 0)
@@ -163,9 +165,26 @@ class HaproxyTarget:
             except TargetError as error:
                 self._leave_in_order(error)
                 raise
-            if left_behind := (*self._stale.values(), *self._failed.values()):
+            failed = (error for _, error in self._failed.values())
+            if left_behind := (*self._stale.values(), *failed):
                 raise left_behind[0].with_traceback(None)
             return applied
+
+    def _begin(self) -> None:
+        """Take the directory, and from it what HAProxy was given by the daemon before us."""
+        self._folder.lock()
+        if self._begun:
+            return
+        known = self._proxy.known()
+        self._shapes, self._frames = known.shapes, known.frames
+        try:
+            self._config.render_frame()
+        except TemplateFailed as error:
+            if not known.frames:
+                raise
+            self._config.take_frame([*known.frames.values()][-1])
+            self._stale[None] = error
+        self._begun = True
 
     def _apply(self, now: float) -> Applied:
         try:
@@ -221,22 +240,31 @@ class HaproxyTarget:
         if change.complete:
             for app in self._wanted.keys() - change.apps.keys():
                 self._drop(app)
-            self._config.keep_only(self._wanted)
 
     def _drop(self, app: AppId) -> None:
         self._failed.pop(app, None)
         self._stale.pop(app, None)
+        self._config.forget(app)
         if self._wanted.pop(app, None):
             self._dirty.add(app)
 
     def _word(self, app: AppId, desired: DesiredApp, before: Part | None) -> None:
         try:
-            self._wanted[app] = self._config.part(desired, before)
+            part = self._config.part(desired, before)
         except (Rejected, TemplateFailed) as error:
-            self._failed[app] = _told_of(app, error)
+            self._failed[app] = (desired, _told_of(app, error))
+            if before is not None or isinstance(error, Rejected):
+                return
+            # The daemon before us rendered it: what is there must not go for want of a template.
+            given = {shape.id: shape for shape in self._shapes.values()}
+            try:
+                part = make_part(desired, None, lambda v: given[words.backend_id(app, v)])
+            except KeyError:
+                return
         else:
             self._failed.pop(app, None)
-            self._dirty.add(app)
+        self._wanted[app] = part
+        self._dirty.add(app)
 
     def _render_anew(self) -> None:
         """Templates changed. What does not render stays as it was rendered, and tells."""
@@ -254,6 +282,8 @@ class HaproxyTarget:
                 self._stale[app] = _told_of(app, error)
             else:
                 self._dirty.add(app)
+        for app, (desired, _) in list(self._failed.items()):
+            self._word(app, desired, None)
 
     # --- what runs -----------------------------------------------------------------------------
 
@@ -269,7 +299,7 @@ class HaproxyTarget:
         read = self._clock()
         running = self._compare(live)
         took = live.seconds + self._clock() - read
-        self._look_at = read + max(LOOK_EVERY, LOOK_SHARE * took)
+        self._look_at = read + max(LOOK_EVERY, min(LOOK_AT_LEAST_EVERY, LOOK_SHARE * took))
         return running, started
 
     def _compare(self, live: Live) -> Running:
@@ -278,9 +308,6 @@ class HaproxyTarget:
             process_ = live.processes
             pids = {"version": process_.version, "pid": process_.master, "worker": process_.worker}
             log.info("haproxy found", target=self.name, **pids)
-            shapes, frames = self._proxy.known()
-            self._shapes |= shapes
-            self._frames |= frames
             return self._become(live)
         if not self._folder.untouched():
             log.warning("files changed by someone else", target=self.name)
@@ -295,8 +322,7 @@ class HaproxyTarget:
         shown = self._running.shown if self._running is not None else {}
         for part in (*self._wanted.values(), *shown.values()):
             self._shapes |= {pool.shape.digest: pool.shape for pool in part.pools}
-        frame = self._config.frame
-        self._frames[frame.digest] = frame.text
+        self._frames[self._config.frame.digest] = self._config.frame
         made_of = {value.partition(":")[0] for value in live.structure.values()}
         self._shapes = {digest: self._shapes[digest] for digest in self._shapes.keys() & made_of}
         self._frames = {digest: self._frames[digest] for digest in self._frames.keys() & made_of}
@@ -403,10 +429,9 @@ class HaproxyTarget:
 
     def _files(self, running: Running) -> Mapping[str, str] | None:
         """The files that make a process like the running one; None when it is not of ours."""
-        text = self._frames.get(running.structure.get(plan.FRAME_KEY, ""))
-        if text is None:
+        frame = self._frames.get(running.structure.get(plan.FRAME_KEY, ""))
+        if frame is None:
             return None
-        frame = Frame(text, {key: running.structure[key] for key in plan.FRAME_KEYS})
         return self._config.files(running.shown, running.tables, frame)
 
     def _write_if_due(self) -> None:

@@ -367,6 +367,27 @@ def test_a_reload_that_fails_puts_files_and_service_back(edge: Edge) -> None:
     assert [edge.get(f"{name}.example.com").pod for name in "abc"] == ["a", "b", "c"]
 
 
+def test_a_reload_that_brings_something_else_is_taken_back_by_another_one(edge: Edge) -> None:
+    a = edge.pod("a")
+    edge.show(app("a", [a]))
+    before, ask = edge.target.actual(), edge.target._proxy.master.ask
+    spoiled: list[int] = []
+
+    def spoiling(text: str, seconds: float = 3.0) -> str:
+        if text == "reload\n" and not spoiled:
+            path = edge.settings.directory / "structure.map"
+            spoiled.append(path.write_text(path.read_text() + "who:knows 0123456789abcdef:0\n"))
+        return ask(text, seconds)
+
+    edge.target._proxy.master.ask = spoiling  # type: ignore[method-assign]
+    failed = failure(edge, ReloadFailed, app("b", [edge.pod("b")]))
+    assert failed.restored
+    assert edge.target.actual() == before
+    assert "who:knows" not in edge.live().structure
+    assert "default:b" not in edge.live().structure
+    assert edge.get("a.example.com").pod == "a"
+
+
 def test_a_regex_that_haproxy_cannot_compile_keeps_the_others(edge: Edge) -> None:
     good = regex("x.org", "/[0-9]+")
     edge.show(app("a", [edge.pod("a")], routes=[good, route("a.example.com")]))

@@ -242,6 +242,17 @@ def test_maps_larger_than_haproxys_buffer_arrive_whole(edge: Edge) -> None:
     assert edge.reloads == ["start"]
 
 
+def test_hundreds_of_servers_come_and_go_at_once(edge: Edge) -> None:
+    a = edge.pod("a")
+    edge.show(app(servers=[a]))
+    many = [server(f"pod-{number}", "127.9.9.9", 1000 + number) for number in range(300)]
+    edge.show(app(servers=[a, *many]))
+    assert len(edge.live().servers["default:todo"]) == 301
+    edge.show(app(servers=[a]))
+    edge.until(lambda: set(edge.live().servers["default:todo"]) == {"a"}, 5)
+    assert edge.reloads == ["start"]
+
+
 def test_a_limit_per_server_changes_at_run_time(edge: Edge) -> None:
     a = edge.pod("a")
     edge.show(app(servers=[a], policies=Policies(max_connections_server=1)))

@@ -238,7 +238,14 @@ def test_killed_it_takes_the_daemon_with_it(quickstart: QuickStart) -> None:
     quickstart.wait_ready()
     haproxy = quickstart.master_pid()
     quickstart.end(signal.SIGKILL)
-    eventually(lambda: not alive(haproxy) and not listening(quickstart.admin), 15)
+    eventually(
+        lambda: not alive(haproxy) and not listening(quickstart.admin),
+        15,
+        lambda: (
+            f"the end of HAProxy (alive: {alive(haproxy)}) and the daemon "
+            f"(listening: {listening(quickstart.admin)}), which said:\n{quickstart.said()}"
+        ),
+    )
 
 
 def test_an_haproxy_that_a_crash_left_is_adopted_and_ended(quickstart: QuickStart) -> None:

@@ -7,8 +7,11 @@ again, and the proxies go on meanwhile with what they have.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -229,7 +232,11 @@ class Daemon:
     def __init__(self, load: Callable[[], Settings], notifier: Notifier) -> None:
         self._load = load
         self._notifier = notifier
-        self._wake = threading.Event()
+        # A socket, not an Event: a signal handler runs between any two steps of the main thread,
+        # also while that holds the Event's lock, and to set it would then wait for ever.
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
         self._end = False
         self._reread = False
         self._broken = False
@@ -244,6 +251,7 @@ class Daemon:
             number: signal.signal(number, self._signalled)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
+        woken_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
             self._begin(settings)
             tune()
@@ -253,20 +261,30 @@ class Daemon:
             self._notifier.stopping()
             # Only when told to end: a fault of ours is no reason for the proxies to stop.
             self._finish(stop_proxies=self._end and not self._broken)
+            signal.set_wakeup_fd(woken_before)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
+        # The interpreter has written to the wake-up socket already.
         del frame
         if number == signal.SIGHUP:
             self._reread = True
         else:
             self._end = True
-        self._wake.set()
 
     def _fail(self) -> None:
         self._broken = True
-        self._wake.set()
+        # Full: then there is enough in it to wake us.
+        with contextlib.suppress(BlockingIOError):
+            self._wake.send(b"\0")
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for a signal or a failed thread, no longer than this."""
+        select.select([self._woken], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
 
     def _current(self) -> Runtime:
         if self._runtime is None:
@@ -321,8 +339,7 @@ class Daemon:
                 self._notifier.status(_waiting(runtime))
             if runtime.alive():
                 self._notifier.alive()
-            self._wake.wait(0.02 if not told else period)
-            self._wake.clear()
+            self._sleep(0.02 if not told else period)
 
     def _reload(self) -> None:
         """SIGHUP: the new settings if they are good, else the old ones go on."""

@@ -1,0 +1,25 @@
+"""One stage for each test of a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.stage import Stage
+from tests.faults.stage import stage as made
+from tests.servers.fixtures import missing
+from tests.servers.programs import ServerMissing, find_program
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Two apps served, the daemon ready, nothing failing yet."""
+    try:
+        find_program("haproxy")
+        find_program("etcd")
+    except ServerMissing as reason:
+        missing(reason)
+    with made(tmp_path) as started:
+        yield started

@@ -230,6 +230,14 @@ def test_a_new_version_does_not_make_an_app_a_younger_claimant_of_its_routes() -
     assert after.order == before.order
 
 
+def test_a_claim_by_annotation_stays_as_old_as_it_was_when_the_oldest_controller_goes() -> None:
+    old = controller("old", created="2026-01-01T00:00:00Z", config={"hosts": ["a.example.com"]})
+    new = controller("new", created="2026-02-01T00:00:00Z", config={"hosts": ["a.example.com"]})
+    before = configure(observed(controllers=(old, new)), Remembered())
+    after = configure(observed(controllers=(new,)), Remembered(before.document), before)
+    assert after.order == before.order
+
+
 def test_a_bad_annotation_is_told_with_its_place() -> None:
     bad = controller("rc", config={"hosts": 1})
     (problem,) = built(observed(pod("a"), controllers=(bad,))).problems

@@ -49,3 +49,12 @@ def test_looking_only_changes_nothing(tmp_path: Path) -> None:
     assert looker.load() == {TODO: Remembered(config(), "blue")}
     writer.close()
     looker.close()
+
+
+def test_what_a_strict_target_accepted_last_is_kept_beside_it(tmp_path: Path) -> None:
+    memory = SqliteMemory(tmp_path)
+    kept = Remembered(config(), "blue", (("edge", config(hosts=["old.example.com"])),))
+    memory.save({TODO: kept, OTHER: kept})
+    memory.save({OTHER: Remembered(config(), "blue")})
+    assert memory.load() == {TODO: kept, OTHER: Remembered(config(), "blue")}
+    memory.close()

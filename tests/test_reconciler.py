@@ -101,9 +101,16 @@ class Rig:
     outlet: Outlet
     reconciler: Reconciler
     memory: Kept
+    beside: Outlet = field(default_factory=lambda: Outlet("beside", ALL))
 
     def take(self) -> Change:
-        change = self.outlet.slot.take(5)
+        return self._take(self.outlet)
+
+    def take_beside(self) -> Change:
+        return self._take(self.beside)
+
+    def _take(self, outlet: Outlet) -> Change:
+        change = outlet.slot.take(5)
         assert change is not None, "no change was offered"
         return change
 
@@ -120,18 +127,21 @@ def running(
     *,
     memory: Kept | None = None,
     strict: bool = False,
+    beside: bool = False,
     resync: float = 300.0,
 ) -> Iterator[Rig]:
     given = source or Source(DirtyApps())
     outlet = Outlet("edge", ALL, strict)
     kept = memory or Kept()
-    reconciler = Reconciler(given, given, [outlet], given.dirty, kept, resync=resync)
+    other = Outlet("beside", ALL)
+    outlets = [outlet, other] if beside else [outlet]
+    reconciler = Reconciler(given, given, outlets, given.dirty, kept, resync=resync)
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,))
     given.dirty.mark_all()
     thread.start()
     try:
-        yield Rig(given, outlet, reconciler, kept)
+        yield Rig(given, outlet, reconciler, kept, other)
     finally:
         stop.set()
         given.dirty.close()
@@ -302,12 +312,59 @@ def test_what_a_target_cannot_do_is_a_problem_of_the_app_on_that_target() -> Non
 def test_a_strict_target_keeps_an_app_as_it_was_rather_than_without_a_policy() -> None:
     source = ready_source()
     with running(source, strict=True) as rig:
-        assert rig.take().apps[TODO] is not None
-        source.route(TODO, "todo.example.com", sticky=True)
+        before = rig.take().apps[TODO]
+        assert before is not None
+        source.route(TODO, "new.example.com", sticky=True)
         rig.pass_through()
-        change = rig.outlet.slot.take(0)
-        assert change is None or TODO not in change.apps
-        assert rig.reconciler.snapshot().apps[TODO].problems
+        assert rig.outlet.slot.take(0) is None
+        built = rig.reconciler.snapshot().apps[TODO]
+        assert built.quarantined
+        (problem,) = built.problems
+        assert (problem.code, problem.target) == ("not_in_effect", "edge")
+        assert "sticky" in problem.message
+
+        source.place(TODO, pod("a"), pod("b", ip="10.0.0.2"))
+        after = rig.take().apps[TODO]
+        assert after is not None
+        assert after.routes == before.routes
+        assert len(after.backends[0].servers) == 2
+
+
+def test_a_strict_target_beside_another_refuses_for_itself_alone_also_after_a_restart() -> None:
+    source = ready_source()
+    memory = Kept()
+
+    def routes(change: Change) -> list[str]:
+        desired = change.apps[TODO]
+        assert desired is not None
+        return [route.host for route in desired.routes]
+
+    with running(source, memory=memory, beside=True, strict=True) as rig:
+        assert routes(rig.take()) == routes(rig.take_beside()) == ["todo.example.com"]
+        source.route(TODO, "new.example.com", sticky=True)
+        assert routes(rig.take_beside()) == ["new.example.com"]
+        assert rig.take().apps == {}
+        rig.pass_through()
+        problems = rig.reconciler.snapshot().apps[TODO].problems
+        assert [problem.target for problem in problems] == ["edge", "beside"]
+        assert "its last good config stays" in problems[0].message
+        assert "routed without" in problems[1].message
+    fresh = Source(DirtyApps(), pods_=source.pods_, configs=source.configs)
+    with running(fresh, memory=memory, beside=True, strict=True) as rig:
+        assert routes(rig.take()) == ["todo.example.com"]
+        assert routes(rig.take_beside()) == ["new.example.com"]
+        fresh.route(TODO, "plain.example.com")
+        assert routes(rig.take()) == routes(rig.take_beside()) == ["plain.example.com"]
+        rig.pass_through()
+        assert memory.rows[TODO].elsewhere == ()
+
+
+def test_an_app_that_vanished_while_nobody_looked_is_remembered_no_longer() -> None:
+    memory = Kept({OTHER: Remembered(None, "7")})
+    with running(ready_source(), memory=memory) as rig:
+        rig.take()
+        rig.pass_through()
+        assert memory.rows[OTHER] == Remembered()
 
 
 def test_a_full_pass_finds_what_no_event_told() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from calendar import timegm
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import strptime
 
@@ -36,63 +36,81 @@ from vulcanized.model import (
 )
 
 HEALTH_PORT_NAME = "healthcheck"
+_ANNOTATION = "annotation vulcanized.io/config of"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+Refuse = Callable[[AppSpec], str]
+"""Why a config that can be parsed is refused all the same; "": it is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
     """Which app config holds. `spec` None: the app has none that can be used.
 
-    `document` is the one in effect, `quarantined`: the written one was refused. `order` sorts the
-    claims on a route: the older config first, then the app's name.
+    `document` is the one in effect, `written` the one that should be; `quarantined`: it was
+    refused, and `fallback` is what was remembered then. `order` sorts the claims on a route: the
+    older config first, then the app's name.
     """
 
     spec: AppSpec | None = None
     document: Document | None = None
+    written: Document | None = None
     quarantined: bool = False
+    fallback: Document | None = None
     problems: tuple[Problem, ...] = ()
     order: tuple[int, AppId] = (0, AppId("", ""))
 
 
 def configure(
-    observed: Observed, remembered: Remembered, previous: Configured | None = None
+    observed: Observed,
+    remembered: Remembered,
+    previous: Configured | None = None,
+    refuse: Refuse = lambda spec: "",
 ) -> Configured:
     """Choose and parse the app config: the store's, else the newest controller's annotation.
 
     A refused document leaves the remembered one in effect. `previous` spares parsing again what
     has not changed.
     """
-    written = _written(observed)
+    written = _written(observed, remembered)
     if written is None:
         return Configured()
-    if previous is not None and not previous.quarantined and previous.document == written:
+    known = previous is not None and previous.written == written
+    if previous is not None and known and previous.fallback in (None, remembered.config):
         return previous
     try:
         spec = parse_app_config(written.text, written.origin)
-        return Configured(spec, written, order=(written.created, observed.app))
+        reason = refuse(spec)
+        if not reason:
+            return Configured(spec, written, written, order=(written.created, observed.app))
+        code, where = "not_in_effect", written.origin
     except Invalid as error:
-        kept = _remembered_spec(remembered, previous)
-        consequence = "its last good config stays in effect" if kept else "the app has no config"
-        problem = Problem(
-            observed.app, "config_invalid", f"{error.reason}; {consequence}", error.where
-        )
-    if kept is None or remembered.config is None:
-        return Configured(quarantined=True, problems=(problem,))
-    order = (remembered.config.created, observed.app)
-    return Configured(kept, remembered.config, True, (problem,), order)
+        code, where, reason = "config_invalid", error.where, error.reason
+    fallback = remembered.config
+    kept = _remembered_spec(fallback, previous, refuse)
+    consequence = "its last good config stays in effect" if kept else "the app has no config"
+    problems = (Problem(observed.app, code, f"{reason}; {consequence}", where),)
+    if kept is None or fallback is None:
+        return Configured(None, None, written, True, fallback, problems)
+    order = (fallback.created, observed.app)
+    return Configured(kept, fallback, written, True, fallback, problems, order)
 
 
-def _written(observed: Observed) -> Document | None:
+def _written(observed: Observed, remembered: Remembered) -> Document | None:
     if observed.config is not None:
         return observed.config
     annotated = [controller for controller in observed.controllers if controller.config is not None]
     if not annotated:
         return None
     newest = max(annotated, key=lambda controller: (controller.created, controller.name))
-    origin = f"annotation vulcanized.io/config of {newest.kind} {newest.namespace}/{newest.name}"
-    # A new version's controller must not make the app a younger claimant of its routes.
-    claimed = min(_epoch(controller.created) for controller in annotated)
-    return Document(newest.config or "", origin, claimed)
+    origin = f"{_ANNOTATION} {newest.kind} {newest.namespace}/{newest.name}"
+    # Neither a new version's controller nor the end of the oldest one must make the app a younger
+    # claimant of its routes.
+    claimed = [_epoch(controller.created) for controller in annotated]
+    if remembered.config is not None and remembered.config.origin.startswith(_ANNOTATION):
+        claimed.append(remembered.config.created)
+    return Document(newest.config or "", origin, min(claimed))
 
 
 def _epoch(created: str) -> int:
@@ -102,16 +120,19 @@ def _epoch(created: str) -> int:
         return 0
 
 
-def _remembered_spec(remembered: Remembered, previous: Configured | None) -> AppSpec | None:
-    if remembered.config is None:
+def _remembered_spec(
+    document: Document | None, previous: Configured | None, refuse: Refuse
+) -> AppSpec | None:
+    if document is None:
         return None
-    if previous is not None and previous.document == remembered.config:
+    if previous is not None and previous.document == document:
         return previous.spec
     try:
-        return parse_app_config(remembered.config.text, remembered.config.origin)
+        spec = parse_app_config(document.text, document.origin)
     except Invalid:
         # Accepted by an older release whose schema was wider.
         return None
+    return None if refuse(spec) else spec
 
 
 def build(

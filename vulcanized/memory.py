@@ -19,17 +19,31 @@ from vulcanized.model import AppId, Document, Remembered
 
 log = structlog.get_logger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS remembered (
-  namespace TEXT NOT NULL,
-  app TEXT NOT NULL,
-  config TEXT,
-  origin TEXT,
-  created INTEGER,
-  activation TEXT NOT NULL,
-  PRIMARY KEY (namespace, app)
-) WITHOUT ROWID
-"""
+_TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS remembered (
+      namespace TEXT NOT NULL,
+      app TEXT NOT NULL,
+      config TEXT,
+      origin TEXT,
+      created INTEGER,
+      activation TEXT NOT NULL,
+      PRIMARY KEY (namespace, app)
+    ) WITHOUT ROWID
+    """,
+    # Strict targets that accepted another config last.
+    """
+    CREATE TABLE IF NOT EXISTS elsewhere (
+      namespace TEXT NOT NULL,
+      app TEXT NOT NULL,
+      target TEXT NOT NULL,
+      config TEXT NOT NULL,
+      origin TEXT NOT NULL,
+      created INTEGER NOT NULL,
+      PRIMARY KEY (namespace, app, target)
+    ) WITHOUT ROWID
+    """,
+)
 
 
 class SqliteMemory:
@@ -54,13 +68,20 @@ class SqliteMemory:
             rows = connection.execute(
                 "SELECT namespace, app, config, origin, created, activation FROM remembered"
             ).fetchall()
+            others = connection.execute(
+                "SELECT namespace, app, target, config, origin, created FROM elsewhere"
+            ).fetchall()
         except (sqlite3.Error, OSError) as error:
             self._failed("read", error)
             return {}
+        elsewhere: dict[AppId, list[tuple[str, Document]]] = {}
+        for namespace, app, target, *document in others:
+            elsewhere.setdefault(AppId(namespace, app), []).append((target, Document(*document)))
         return {
-            AppId(namespace, app): Remembered(
+            (id_ := AppId(namespace, app)): Remembered(
                 Document(config, origin or "", created or 0) if config is not None else None,
                 activation,
+                tuple(elsewhere.get(id_, ())),
             )
             for namespace, app, config, origin, created, activation in rows
         }
@@ -74,13 +95,22 @@ class SqliteMemory:
             if connection is None:
                 return
             with connection:
+                for table in ("remembered", "elsewhere"):
+                    connection.executemany(
+                        f"DELETE FROM {table} WHERE namespace = ? AND app = ?",  # noqa: S608
+                        [tuple(app) for app in changed],
+                    )
                 connection.executemany(
-                    "DELETE FROM remembered WHERE namespace = ? AND app = ?",
-                    [tuple(app) for app, kept in changed.items() if kept == Remembered()],
+                    "INSERT INTO remembered VALUES (?, ?, ?, ?, ?, ?)",
+                    [_row(app, kept) for app, kept in changed.items() if kept != Remembered()],
                 )
                 connection.executemany(
-                    "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?, ?, ?)",
-                    [_row(app, kept) for app, kept in changed.items() if kept != Remembered()],
+                    "INSERT INTO elsewhere VALUES (?, ?, ?, ?, ?, ?)",
+                    [
+                        (*app, target, document.text, document.origin, document.created)
+                        for app, kept in changed.items()
+                        for target, document in kept.elsewhere
+                    ],
                 )
             self.error = ""
         except (sqlite3.Error, OSError) as error:
@@ -106,7 +136,8 @@ class SqliteMemory:
             # A lost last second costs nothing; a wait for the disk on the way to a switch would.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = OFF")
-            self._connection.execute(_SCHEMA)
+            for table in _TABLES:
+                self._connection.execute(table)
         return self._connection
 
     def _failed(self, what: str, error: Exception) -> None:

@@ -362,11 +362,13 @@ class Remembered:
     """What an app last had in effect: survives a refused config, a held activation and a restart.
 
     `config`: the text of the last app config that was accepted. `activation`: the text of the last
-    one that could take effect, "" for the accepted absence of one.
+    one that could take effect, "" for the accepted absence of one. `elsewhere`: strict targets that
+    accepted another config last, with that.
     """
 
     config: Document | None = None
     activation: str = ""
+    elsewhere: tuple[tuple[str, Document], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,11 @@ from typing import Protocol
 
 import structlog
 
-from vulcanized.build import Configured, build, configure
-from vulcanized.claims import Claims
 from vulcanized.model import (
     AppId,
     Built,
     Change,
     Controller,
-    DesiredApp,
     Document,
     Observed,
     Pod,
@@ -31,6 +28,7 @@ from vulcanized.model import (
     SourceState,
 )
 from vulcanized.slot import DirtyApps, Slot
+from vulcanized.views import View, is_forgotten
 
 log = structlog.get_logger(__name__)
 
@@ -127,8 +125,7 @@ class Reconciler:
         self._resync = resync
         self._clock = clock
         self._streams = (*cluster.streams, *store.streams)
-        self._claims = Claims()
-        self._configured: dict[AppId, Configured] = {}
+        self._views, self._view_of = _views(self._outlets)
         self._remembered: dict[AppId, Remembered] = {}
         self._built: dict[AppId, Built] = {}
         self._generation = 0
@@ -182,59 +179,65 @@ class Reconciler:
             self._rebuild(slice_, now)
 
     def _known(self) -> set[AppId]:
-        return self._cluster.apps() | self._store.apps() | self._built.keys()
+        remembered = self._built.keys() | self._remembered.keys()
+        return self._cluster.apps() | self._store.apps() | remembered
 
     def _rebuild(self, apps: Iterable[AppId], since: float, *, complete: bool = False) -> None:
         """Build these apps and those whose routes they touch; offer what changed."""
         observed = {app: self._observe(app) for app in apps}
-        for app in list(observed):
-            for touched in self._configure(observed[app]):
-                if touched not in observed:
-                    observed[touched] = self._observe(touched)
-        built = [self._build(parts) for parts in observed.values()]
-        changed: dict[AppId, DesiredApp | None] = {}
-        memorable: dict[AppId, Remembered] = {}
+        for view in self._views:
+            for app in list(observed):
+                for touched in view.configure(observed[app], self._recall(app)):
+                    if touched not in observed:
+                        observed[touched] = self._observe(touched)
+        by_view = {
+            view: [view.build(parts, self._recall(app)) for app, parts in observed.items()]
+            for view in self._views
+        }
+        changes = {view: view.take(built) for view, built in by_view.items()}
         told: list[tuple[Built | None, Built]] = []
+        memorable: dict[AppId, Remembered] = {}
         with self._lock:
-            for new in built:
+            for each in zip(*by_view.values(), strict=True):
+                new = self._seen_as_one(each)
                 old = self._built.get(new.app)
                 if new == old:
                     continue
                 told.append((old, new))
-                if (old.desired if old else None) != new.desired:
-                    changed[new.app] = new.desired
-                if new.remember != self._remembered.get(new.app, _NOTHING):
+                if new.remember != self._recall(new.app):
                     memorable[new.app] = new.remember
                 self._keep(new)
-            if changed or complete:
+            if complete or any(changes.values()):
                 self._generation += 1
             generation = self._generation
             self._synced = self._synced or complete
-        if changed or complete:
+        if complete or any(changes.values()):
             for outlet in self._outlets:
-                self._offer(outlet, Change(generation, changed, complete, since))
+                apps_ = changes[self._view_of[outlet.name]]
+                outlet.slot.offer(Change(generation, apps_, complete, since))
         # Whatever is not needed to serve comes after the targets have their change.
         _tell(told)
         if memorable:
             self._memory.save(memorable)
 
-    def _configure(self, observed: Observed) -> set[AppId]:
-        """Decide the app's config and its claims; the other apps that this touches."""
-        app = observed.app
-        configured = configure(
-            observed, self._remembered.get(app, _NOTHING), self._configured.get(app)
-        )
-        self._configured[app] = configured
-        routes = configured.spec.routes if configured.spec else ()
-        return self._claims.claim(app, routes, configured.order)
+    def _recall(self, app: AppId) -> Remembered:
+        return self._remembered.get(app, _NOTHING)
 
-    def _build(self, observed: Observed) -> Built:
-        app = observed.app
-        configured = self._configured.get(app) or Configured()
-        remembered = self._remembered.get(app, _NOTHING)
-        built = build(observed, configured, remembered, self._claims.taken(app))
-        incapable = self._incapable(built)
-        return replace(built, problems=built.problems + incapable) if incapable else built
+    def _seen_as_one(self, views: Sequence[Built]) -> Built:
+        """The app as it is told: as the first view has it, with what the others say beside it."""
+        first, *others = views
+        beside = [p for other in others for p in other.problems if p not in first.problems]
+        kept = first.remember.config
+        elsewhere = tuple(
+            (view.target, other.remember.config)
+            for view, other in zip(self._views[1:], others, strict=True)
+            if other.remember.config is not None and other.remember.config != kept
+        )
+        return replace(
+            first,
+            problems=(*first.problems, *beside, *self._incapable(first)),
+            remember=replace(first.remember, elsewhere=elsewhere),
+        )
 
     def _observe(self, app: AppId) -> Observed:
         return Observed(
@@ -249,47 +252,42 @@ class Reconciler:
         """What a target cannot put into effect is said, per target, never ignored in silence."""
         if built.desired is None:
             return ()
-        problems = []
-        for outlet in self._outlets:
-            missing = sorted(built.desired.features - outlet.capabilities)
-            if not missing:
-                continue
-            consequence = (
-                "the app is refused there, since it is strict"
-                if outlet.strict
-                else "it is routed without"
+        missing = {
+            outlet.name: sorted(built.desired.features - outlet.capabilities)
+            for outlet in self._outlets
+            if not outlet.strict
+        }
+        return tuple(
+            Problem(
+                built.app,
+                "not_in_effect",
+                f"{', '.join(fields)}: not in effect on target {target}; it is routed without",
+                target=target,
             )
-            problems.append(
-                Problem(
-                    built.app,
-                    "not_in_effect",
-                    f"{', '.join(missing)}: not in effect on target {outlet.name}; {consequence}",
-                    target=outlet.name,
-                )
-            )
-        return tuple(problems)
-
-    def _offer(self, outlet: Outlet, change: Change) -> None:
-        if outlet.strict:
-            accepted = {
-                app: desired
-                for app, desired in change.apps.items()
-                if desired is None or desired.features <= outlet.capabilities
-            }
-            change = replace(change, apps=accepted)
-        outlet.slot.offer(change)
+            for target, fields in missing.items()
+            if fields
+        )
 
     def _keep(self, new: Built) -> None:
-        if new.desired is None and not (new.versions or new.problems or new.wanted):
-            # Nothing mentions it any more: forget it, or memory would grow with every name seen.
+        if is_forgotten(new):
             self._built.pop(new.app, None)
-            self._configured.pop(new.app, None)
         else:
             self._built[new.app] = new
         if new.remember == _NOTHING:
             self._remembered.pop(new.app, None)
         else:
             self._remembered[new.app] = new.remember
+
+
+def _views(outlets: Sequence[Outlet]) -> tuple[tuple[View, ...], Mapping[str, View]]:
+    """The views that these outlets need, and the one of each by its name."""
+    strict = {each.name: View(each.name, each.capabilities) for each in outlets if each.strict}
+    if outlets and len(strict) == len(outlets):
+        return tuple(strict.values()), strict
+    common = View()
+    return (common, *strict.values()), {
+        each.name: strict.get(each.name, common) for each in outlets
+    }
 
 
 def _tell(changes: Sequence[tuple[Built | None, Built]]) -> None:

@@ -94,7 +94,7 @@ class HaproxyTarget:
         self._clock = clock
         self._lock = threading.Lock()
         self._folder = Folder(settings.directory)
-        self._templates = Templates("haproxy", settings.templates)
+        self._templates = Templates("haproxy", settings.templates, stop)
         self._config = Config(settings.directory, settings.listen, self._templates)
         self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
         self._wanted: dict[AppId, Part] = {}
@@ -177,6 +177,7 @@ class HaproxyTarget:
             return
         known = self._proxy.known()
         self._shapes, self._frames = known.shapes, known.frames
+        self._templates.changed()  # a frame that failed may have been mended since
         try:
             self._config.render_frame()
         except TemplateFailed as error:

@@ -5,7 +5,7 @@ PYTHON_ := .venv/bin/python
 UV := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench setup lock clean
+.PHONY: help run test coverage check format bench setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -17,6 +17,10 @@ run: ## the quick start: http://todo.localhost:8080, Ctrl-C ends it
 test: ## all tests; ARGS="-k haproxy" for some
 	@.ci/setup test
 	$(PYTHON_) -m pytest -n 2 --dist loadfile $(ARGS)
+
+coverage: ## all tests, and a table of the lines and branches that they never ran
+	@.ci/setup test
+	$(PYTHON_) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage/html $(ARGS)
 
 check: ## ruff, mypy, import-linter
 	@.ci/setup test

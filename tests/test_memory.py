@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from tests.factory import TODO, config
@@ -11,14 +12,20 @@ from vulcanized.model import AppId, Remembered
 OTHER = AppId("default", "other")
 
 
+def load(directory: Path) -> dict[AppId, Remembered]:
+    """What the next process would begin with."""
+    with closing(SqliteMemory(directory)) as memory:
+        return memory.load()
+
+
 def test_what_is_saved_is_loaded_by_the_next_process(tmp_path: Path) -> None:
     first = SqliteMemory(tmp_path / "state")
     assert first.load() == {}
     kept = {TODO: Remembered(config(), "blue"), OTHER: Remembered(None, "7")}
     first.save(kept)
-    assert SqliteMemory(tmp_path / "state").load() == kept
+    assert load(tmp_path / "state") == kept
     first.save({OTHER: Remembered()})
-    assert SqliteMemory(tmp_path / "state").load() == {TODO: kept[TODO]}
+    assert load(tmp_path / "state") == {TODO: kept[TODO]}
     first.close()
 
 

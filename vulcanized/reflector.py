@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 Uniform = Callable[[float, float], float]
 
-_MOST_PAGES = 20_000
+_MOST_PAGES = 2_000
 """Of one list, at 500 objects each: a server that goes on for ever must not fill our memory."""
 
 _SHORTEST_WATCH = 5.0
@@ -49,7 +49,7 @@ _SHORTEST_WATCH = 5.0
 _MOST_COMPLAINTS = 100
 """Unreadable objects that get a log line of their own; the others are only counted."""
 
-_LONGEST_LINE = 64 << 20
+_LONGEST_LINE = 16 << 20
 """Bytes. etcd keeps objects under 1.5 MB by default; a line without an end is no event."""
 
 
@@ -81,15 +81,17 @@ class Transport(Protocol):
 class Timing:
     """Seconds. `backoff` and `mend` are the first and the longest wait; each doubles.
 
-    `calm`: without a failure for so long, the next one waits the shortest time again. `watch`: the
-    range from which the length of a watch is drawn, so that a server is not asked by all its
-    clients at once. `short`: a watch that ends sooner was refused rather than ended.
+    `calm`: without a failure for so long, the next one waits the shortest time again; `steady`: so
+    does that of a stream that was open for so long. `watch`: the range from which the length of a
+    watch is drawn, so that a server is not asked by all its clients at once. `short`: a watch that
+    ends sooner was refused rather than ended.
     `retry_after`: the longest wait that a server may ask for. `mend`: when to list again because an
     object could not be read.
     """
 
     backoff: tuple[float, float] = (0.8, 30.0)
     calm: float = 120.0
+    steady: float = 10.0
     watch: tuple[float, float] = (300.0, 600.0)
     short: float = 1.0
     retry_after: float = 60.0
@@ -199,6 +201,10 @@ class Backoff:
         self._step = min(self._step * 2, self._longest / self._JITTER)
         self._until = now + pause
         return pause
+
+    def reset(self) -> None:
+        """Have the next failure be the first."""
+        self._step = self._first
 
 
 class Reflector(Generic[Record]):
@@ -363,6 +369,11 @@ class Reflector(Generic[Record]):
             except Silent:
                 self._doubt = True
                 return 0.0
+            except Unreachable:
+                # What cuts long streams (a proxy's idle time-out) is no server in trouble.
+                if self._clock() - opened >= self._timing.steady:
+                    self._backoff.reset()
+                raise
         if lines.rest:
             raise Unreachable(f"{self.name}: the watch was cut off in the middle of a line")
         return self._after_clean_end(self._clock() - opened, events)
@@ -392,11 +403,17 @@ class Reflector(Generic[Record]):
             self._dirty.mark(changed, since)
 
     def _after_clean_end(self, lasted: float, events: int) -> float:
-        """Servers end watches as they like. One that does so over and over is not asked as fast."""
-        short = lasted < self._timing.short
-        again = short and (events == 0 or self._short_before)
+        """Servers end watches as they like. One that does so over and over is not asked as fast.
+
+        Where each watch brings something the wait does not grow: what comes next would be late.
+        """
+        short, before = lasted < self._timing.short, self._short_before
         self._short_before = short
-        return self._backoff.after_failure(self._clock()) if again else 0.0
+        if not short:
+            return 0.0
+        if events == 0:
+            return self._backoff.after_failure(self._clock())
+        return self._timing.backoff[0] * self._uniform(1.0, 1.5) if before else 0.0
 
     # --- failures -----------------------------------------------------------------------------
 
@@ -445,23 +462,18 @@ class Lines:
     """Cuts chunks into lines. `rest` is the beginning of a line that has not ended yet."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    @property
-    def rest(self) -> bytes:
-        return b"".join(self._parts)
+        # Not a list of parts: a server may send a byte at a time.
+        self.rest = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that this chunk completes, without their ends, empty ones left out."""
         if b"\n" not in chunk:
-            self._parts.append(chunk)
-            self._size += len(chunk)
-            if self._size > _LONGEST_LINE:
-                raise Unreachable(f"a line of the watch has no end after {self._size} bytes")
+            self.rest += chunk
+            if len(self.rest) > _LONGEST_LINE:
+                raise Unreachable(f"a line of the watch has no end after {len(self.rest)} bytes")
             return []
-        if self._parts:
-            chunk = b"".join([*self._parts, chunk])
+        if self.rest:
+            chunk = bytes(self.rest + chunk)
         *lines, rest = chunk.split(b"\n")
-        self._parts, self._size = ([rest], len(rest)) if rest else ([], 0)
+        self.rest = bytearray(rest)
         return [line for line in lines if line and not line.isspace()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,15 +71,29 @@ class Frame(NamedTuple):
         return self.structure[FRAME_KEY]
 
 
+class _Block(NamedTuple):
+    """One app in the config: its text, and its entries in `structure.map`."""
+
+    pools: tuple[Pool, ...]
+    text: str
+    structure: tuple[tuple[str, str], ...]
+
+
 class Config:
-    """Renders everything. `listen`: the addresses of the frontend."""
+    """Renders everything. `listen`: the addresses of the frontend.
+
+    What one app changes costs what that app is: every text is kept with what it was made of, and
+    made anew when that is not the same any more.
+    """
 
     def __init__(self, directory: Path, listen: Iterable[Endpoint], templates: Templates) -> None:
         self._directory = directory
         self._listen = tuple(words.listen(endpoint) for endpoint in listen)
         self._templates = templates
         self._frame: Frame | None = None
-        self._texts: dict[AppId, tuple[tuple[Pool, ...], str]] = {}
+        self._blocks: dict[AppId, _Block] = {}
+        self._order: list[AppId] = []
+        self._maps: dict[str, tuple[object, str]] = {}
 
     @property
     def frame(self) -> Frame:
@@ -121,11 +136,18 @@ class Config:
     ) -> dict[str, str]:
         """File name -> text, the config first. `frame`: another one than `self.frame`."""
         frame = frame or self.frame
-        structure = self.structure(parts.values(), frame)
+        if len(parts) != len(self._order) or not all(app in parts for app in self._order):
+            self._order = sorted(parts)
+        blocks = [self._block(app, parts[app]) for app in self._order]
+        made_of = [block.structure for block in blocks]
         return {
-            CONFIG: frame.text + "".join(self._text(app, parts[app]) for app in sorted(parts)),
-            **{name: _lines(in_order(name, tables[name].items())) for name in TABLES},
-            STRUCTURE: _lines(in_order(STRUCTURE, structure.items())),
+            CONFIG: frame.text + "".join([block.text for block in blocks]),
+            **{name: self._map(name, tables[name], tables[name].items) for name in TABLES},
+            STRUCTURE: self._map(
+                STRUCTURE,
+                {"": frame.structure, **dict(zip(self._order, made_of, strict=True))},
+                lambda: chain(frame.structure.items(), *made_of),
+            ),
         }
 
     def structure(self, parts: Iterable[Part], frame: Frame | None = None) -> dict[str, str]:
@@ -133,16 +155,29 @@ class Config:
         pools = {pool.shape.id: pool.structure for part in parts for pool in part.pools}
         return {**(frame or self.frame).structure, **pools}
 
-    def _text(self, app: AppId, part: Part) -> str:
-        known = self._texts.get(app)
-        if known is None or known[0] is not part.pools:
-            known = (part.pools, "".join(pool_text(pool) for pool in part.pools))
-            self._texts[app] = known
+    def _block(self, app: AppId, part: Part) -> _Block:
+        known = self._blocks.get(app)
+        if known is None or known.pools is not part.pools:
+            structure = tuple((pool.shape.id, pool.structure) for pool in part.pools)
+            known = _Block(part.pools, "".join(map(pool_text, part.pools)), structure)
+            self._blocks[app] = known
+        return known
+
+    def _map(
+        self,
+        name: str,
+        made_of: Mapping[object, object],
+        entries: Callable[[], Iterable[tuple[str, str]]],
+    ) -> str:
+        known = self._maps.get(name)
+        if known is None or known[0] != made_of:
+            known = (dict(made_of), _lines(in_order(name, entries())))
+            self._maps[name] = known
         return known[1]
 
     def forget(self, app: AppId) -> None:
         """This app is gone."""
-        self._texts.pop(app, None)
+        self._blocks.pop(app, None)
 
 
 def _lines(entries: Iterable[tuple[str, str]]) -> str:

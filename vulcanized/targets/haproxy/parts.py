@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ from vulcanized.model import (
     PathKind,
     Policies,
     Protocol,
+    Route,
     Server,
     ServerState,
     Share,
@@ -38,6 +39,8 @@ STRUCTURE: Final = "structure.map"
 
 TABLES: Final = (LIMITS, SPLIT, ACTIVE, EXACT, REGEX, PREFIX, REGEX_HOSTS, HOSTS)
 """The maps that decide about requests, from the end of a request's way to its start."""
+ROUTES: Final = {PathKind.EXACT: EXACT, PathKind.REGEX: REGEX, PathKind.PREFIX: PREFIX}
+"""The map of each kind of route; its values are apps."""
 SHARED: Final = frozenset({HOSTS, REGEX_HOSTS})
 """Maps whose entries several apps may want: one stays as long as one of them does."""
 
@@ -46,7 +49,6 @@ IS_IN_MAINTENANCE: Final = "maintenance"
 IS_NOWHERE: Final = "nowhere"
 SLOTS: Final = 100
 
-_ROUTES: Final = {PathKind.EXACT: EXACT, PathKind.REGEX: REGEX, PathKind.PREFIX: PREFIX}
 _SERVER: Final = "    server "
 _OWN_SERVER: Final = re.compile(r"^\s*server\s+(\S+)", re.MULTILINE)
 _MARK: Final = re.compile(r"# (\S+:\S+) ([0-9a-f]{16})(?: (.*))?\Z")
@@ -230,16 +232,20 @@ def _same_entries(one: DesiredApp, other: DesiredApp) -> bool:
 
 
 def _entries(desired: DesiredApp) -> Iterable[Entry]:
-    app = words.app_key(desired.app)
-    for host in sorted({route.host for route in desired.routes}):
-        yield Entry(HOSTS, words.host(host), host)
-    for host in sorted({r.host for r in desired.routes if r.kind is PathKind.REGEX}):
-        yield Entry(REGEX_HOSTS, words.host(host), "yes")
-    for route in desired.routes:
-        yield Entry(_ROUTES[route.kind], words.route_key(route), app)
+    yield from route_entries(desired.app, desired.routes)
     limit = desired.policies.max_connections_app
     if limit is not None:
-        yield Entry(LIMITS, app, str(limit))
+        yield Entry(LIMITS, words.app_key(desired.app), str(limit))
+
+
+def route_entries(app: AppId, routes: Collection[Route]) -> Iterable[Entry]:
+    """What makes routes lead to an app."""
+    for host in sorted({route.host for route in routes}):
+        yield Entry(HOSTS, words.host(host), host)
+    for host in sorted({route.host for route in routes if route.kind is PathKind.REGEX}):
+        yield Entry(REGEX_HOSTS, words.host(host), "yes")
+    for route in routes:
+        yield Entry(ROUTES[route.kind], words.route_key(route), words.app_key(app))
 
 
 def _traffic(desired: DesiredApp) -> Iterable[Entry]:

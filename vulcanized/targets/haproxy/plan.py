@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vulcanized.diff import key_changes
-from vulcanized.model import ANY_VERSION, DesiredApp, Server, ServerState
+from vulcanized.model import ANY_VERSION, DesiredApp, Endpoint, Server, ServerState
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.live import LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import ADDED, DELETED_OR_BUSY, DONE, Command, Replacement
 from vulcanized.targets.haproxy.parts import (
     ACTIVE,
     REGEX,
+    ROUTES,
     SHARED,
     SLOTS,
     SPLIT,
@@ -93,9 +94,12 @@ def reachable(
         return Reach(part)
     entries, traffic = part.entries, part.traffic
     if any(":" in entry.value and entry.value not in structure for entry in traffic):
-        traffic = _traffic_now(words.app_key(part.desired.app), tables)
+        traffic = traffic_now(words.app_key(part.desired.app), tables)
         if not traffic:
             entries = ()
+        elif not any(":" in entry.value for entry in traffic):
+            # It has nothing yet to answer with: the routes that others answer stay with them.
+            entries = tuple(entry for entry in entries if not _is_anothers(entry, tables))
         for id_ in {entry.value for entry in traffic} & structure.keys() - wanted.keys():
             maxconn = structure[id_].partition(":")[2]
             wanted[id_] = (int(maxconn or 0), _servers_for(part.desired, id_))
@@ -117,7 +121,13 @@ def _servers_for(desired: DesiredApp, id_: str) -> tuple[Server, ...]:
     )
 
 
-def _traffic_now(app: str, tables: Tables) -> tuple[Entry, ...]:
+def _is_anothers(entry: Entry, tables: Tables) -> bool:
+    routes = entry.table in ROUTES.values()
+    return routes and tables.get(entry.table, {}).get(entry.key, entry.value) != entry.value
+
+
+def traffic_now(app: str, tables: Tables) -> tuple[Entry, ...]:
+    """Where `tables` send an app's traffic; nothing for an app that they do not know."""
     split = tables.get(SPLIT, {})
     keys = (f"{app}:{slot}" for slot in range(SLOTS))
     found = [Entry(SPLIT, key, split[key]) for key in keys if key in split]
@@ -213,6 +223,14 @@ def live_servers(servers: Iterable[Server], leaving: Iterable[str] = ()) -> dict
     for server in servers:
         live[server.name] = LiveServer(*server.endpoint, server.state, server.weight)
     return live
+
+
+def servers_of(live: Mapping[str, LiveServer]) -> tuple[Server, ...]:
+    """Running servers as if they were wanted as they are."""
+    return tuple(
+        Server(name, Endpoint(each.address, each.port), each.state, each.weight)
+        for name, each in live.items()
+    )
 
 
 # --- maps -------------------------------------------------------------------------------------

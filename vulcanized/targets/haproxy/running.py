@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from vulcanized.model import AppId, Server
-from vulcanized.targets.haproxy import plan
+from vulcanized.targets.haproxy import handover, plan
 from vulcanized.targets.haproxy.live import Live, LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import Master
 from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape
@@ -20,8 +20,9 @@ class Running:
     """Begins as what was read back; afterwards what was done and confirmed, answer by answer.
 
     `shown` are the apps as this worker shows them, `behind` those that it cannot show wholly
-    without a reload, each with the cause and the shapes that it lacks. `stuck` are backends and
-    maps that refused a command; they are left alone until the next reload.
+    without a reload, each with the cause and the shapes that it lacks. Routes that one of these
+    waits for stay with the app that has them, which is shown until then though it may be gone.
+    `stuck` are backends and maps that refused a command; they are left alone until the next reload.
 
     After Disagreed or ProxyUnreachable from `show_all` or `show` it is not known what is in
     effect: make another one from what is read back.
@@ -38,6 +39,8 @@ class Running:
         self._servers: dict[str, tuple[Server, ...]] = {}
         self._leaving: dict[str, set[str]] = {}
         self._claims = plan.claims_of(())
+        self._waiting: dict[AppId, Part] = {}
+        self._lending: dict[AppId, Part | None] = {}
 
     @property
     def leaving(self) -> bool:
@@ -58,11 +61,12 @@ class Running:
             app: plan.reachable(part, self.structure, self.tables, shapes)
             for app, part in wanted.items()
         }
-        self._settle(wanted, reaches)
+        untouched = self._settle(
+            wanted, reaches, shapes, lambda id_: plan.servers_of(live.servers[id_])
+        )
         parts = self.shown.values()
         servers = ServerPlan()
         pools = {pool.shape.id: pool for part in parts for pool in part.pools}
-        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
         for id_, those in live.servers.items():
             if id_ not in untouched:
                 self._plan(servers, id_, pools.get(id_), those)
@@ -81,18 +85,19 @@ class Running:
         """
         if not self.structure:
             return 0
+        # Whoever lends a route may have it back, or be rid of it.
+        wanted = {**self._lending, **wanted}
         olds = [self.shown[app] for app in wanted if app in self.shown]
         reaches = {
             app: plan.reachable(part, self.structure, self.tables, shapes)
             for app, part in wanted.items()
             if part is not None
         }
-        self._settle(wanted, reaches)
-        news = [reach.part for reach in reaches.values()]
+        untouched = self._settle(wanted, reaches, shapes, lambda id_: self._servers.get(id_, ()))
+        news = [self.shown[app] for app in wanted if app in self.shown]
         pools = {pool.shape.id: pool for part in news for pool in part.pools}
         before = {pool.shape.id for part in olds for pool in part.pools}
         servers = ServerPlan()
-        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
         for id_ in (before | pools.keys()) - untouched:
             pool = pools.get(id_)
             now = self._servers.get(id_, ())
@@ -115,10 +120,16 @@ class Running:
         self._delete(servers)
 
     def _settle(
-        self, wanted: Mapping[AppId, Part | None], reaches: Mapping[AppId, plan.Reach]
-    ) -> None:
+        self,
+        wanted: Mapping[AppId, Part | None],
+        reaches: Mapping[AppId, plan.Reach],
+        shapes: Mapping[str, Shape],
+        servers: Callable[[str], Iterable[Server]],
+    ) -> set[str]:
+        """Let `shown` be what is to be shown; the backends that must be left as they are."""
         for app, part in wanted.items():
             self.behind.pop(app, None)
+            self._waiting.pop(app, None)
             if part is None:
                 self.shown.pop(app, None)
                 continue
@@ -127,6 +138,33 @@ class Running:
             if reach.cause:
                 digests = tuple(pool.shape.digest for pool in part.pools)
                 self.behind[app] = (reach.cause, digests)
+            if reach.part.entries != part.entries:
+                self._waiting[app] = part
+        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
+        return untouched | self._lend(wanted, shapes, servers)
+
+    def _lend(
+        self,
+        wanted: Mapping[AppId, Part | None],
+        shapes: Mapping[str, Shape],
+        servers: Callable[[str], Iterable[Server]],
+    ) -> set[str]:
+        untouched: set[str] = set()
+        self._lending = {}
+        for app, routes in handover.awaited(self._waiting.values(), self.tables).items():
+            own = self.shown.get(app)
+            if own is not None:
+                lent = handover.lending(app, own, routes)
+            else:
+                reach = handover.left(app, routes, self.structure, self.tables, shapes, servers)
+                if reach is None:
+                    continue
+                lent = reach.part
+                untouched |= reach.untouched
+            if lent is not own:
+                self.shown[app] = lent
+                self._lending[app] = wanted.get(app)
+        return untouched
 
     def _plan(
         self, servers: ServerPlan, id_: str, pool: Pool | None, live: Mapping[str, LiveServer]

@@ -245,7 +245,6 @@ class HaproxyTarget:
     def _drop(self, app: AppId) -> None:
         self._failed.pop(app, None)
         self._stale.pop(app, None)
-        self._config.forget(app)
         if self._wanted.pop(app, None):
             self._dirty.add(app)
 

@@ -1,0 +1,70 @@
+"""Routes that go to an app whose backend only a reload can bring. Pure.
+
+Until that reload the app that has them in the running process goes on answering them, also when it
+is wanted no more; else they would answer 404 meanwhile. What nobody waits for is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from vulcanized.model import AppId, DesiredApp, Route, Server
+from vulcanized.targets.haproxy import words
+from vulcanized.targets.haproxy.parts import LIMITS, ROUTES, Entry, Part, Pool, Shape, route_entries
+from vulcanized.targets.haproxy.plan import Reach, Tables, traffic_now
+
+
+def awaited(waiting: Iterable[Part], tables: Tables) -> dict[AppId, list[Route]]:
+    """The routes that these apps wait for and others have in `tables`, by who has them."""
+    found: dict[AppId, list[Route]] = {}
+    for part in waiting:
+        for route in part.desired.routes:
+            owner = tables.get(ROUTES[route.kind], {}).get(words.route_key(route))
+            if owner is not None and owner != words.app_key(part.desired.app):
+                namespace, _, name = owner.partition("/")
+                found.setdefault(AppId(namespace, name), []).append(route)
+    return found
+
+
+def lending(app: AppId, own: Part, routes: Collection[Route]) -> Part:
+    """`own`, what is wanted of an app, with further routes. `own` itself where it has them."""
+    known = set(own.entries)
+    more = [entry for entry in route_entries(app, routes) if entry not in known]
+    if not more:
+        return own
+    return Part(own.desired, own.pools, (*own.entries, *more), own.traffic)
+
+
+def left(
+    app: AppId,
+    routes: Collection[Route],
+    structure: Mapping[str, str],
+    tables: Tables,
+    shapes: Mapping[str, Shape],
+    servers: Callable[[str], Iterable[Server]],
+) -> Reach | None:
+    """What goes on of an app that is gone: these routes, to where its traffic goes now.
+
+    `servers` gives those of one backend as they run, which is how they stay. None: it has no
+    traffic, so that there is nothing to go on.
+    """
+    key = words.app_key(app)
+    traffic = traffic_now(key, tables)
+    backends = sorted({entry.value for entry in traffic} & structure.keys())
+    if not backends:
+        return None
+    made_of = {id_: shapes.get(structure[id_].partition(":")[0]) for id_ in backends}
+    pools = tuple(
+        Pool(
+            shape,
+            int(structure[id_].partition(":")[2] or 0),
+            tuple(sorted(each for each in servers(id_) if each.name not in shape.own)),
+        )
+        for id_, shape in made_of.items()
+        if shape is not None
+    )
+    limit = tables.get(LIMITS, {}).get(key)
+    limits = (Entry(LIMITS, key, limit),) if limit is not None else ()
+    part = Part(DesiredApp(app, (), (), ()), pools, (*route_entries(app, routes), *limits), traffic)
+    untouched = frozenset(id_ for id_, shape in made_of.items() if shape is None)
+    return Reach(part, untouched=untouched)

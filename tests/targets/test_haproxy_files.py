@@ -21,6 +21,7 @@ from vulcanized.model import (
 )
 from vulcanized.targets.haproxy import plan
 from vulcanized.targets.haproxy.config import CONFIG, Config
+from vulcanized.targets.haproxy.parts import TABLES
 from vulcanized.targets.render import Templates
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,9 +98,23 @@ def test_a_block_is_rendered_when_its_app_changes_and_not_before() -> None:
     other = {**one, AppId("default", "x"): config.part(app("x", [A]), None)}
     tables = plan.tables_of(other.values())
     config.files(other, tables)
-    texts = dict(config._texts)
+    blocks = dict(config._blocks)
     config.files({**other, TODO: config.part(app(servers=[B]), one[TODO])}, tables)
-    changed = [each for each in texts if config._texts[each] is not texts[each]]
+    changed = [each for each in blocks if config._blocks[each] is not blocks[each]]
     assert changed == [TODO]
-    config.forget(TODO)
-    assert TODO not in config._texts
+
+
+def test_what_is_kept_of_files_is_what_they_are_made_of_now() -> None:
+    config = Config(Path("/d"), [Endpoint("*", 80)], Templates("haproxy"))
+    fresh = Config(Path("/d"), [Endpoint("*", 80)], Templates("haproxy"))
+    tables = {name: dict[str, str]() for name in TABLES}
+    for number in range(20):
+        # Names that never come again, and maps that are changed in place, as run time does it.
+        apps = [app(f"a{number}", [A], routes=[route(f"x{number}.org")]), app("stays", [A, B])]
+        parts = {each.app: config.part(each, None) for each in apps}
+        for name, table in plan.tables_of(parts.values()).items():
+            tables[name].clear()
+            tables[name].update(table)
+        assert config.files(parts, tables) == fresh.files(dict(reversed(parts.items())), tables)
+        assert config._blocks.keys() == parts.keys()
+        fresh = Config(Path("/d"), [Endpoint("*", 80)], Templates("haproxy"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ _CANDIDATE: Final = "candidate"
 class _Written(NamedTuple):
     """What we wrote, and by what to know that it is still there."""
 
-    digest: bytes
+    digest: int
     inode: int
     size: int
     mtime_ns: int
@@ -85,7 +84,7 @@ class Folder:
         with _named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for name in changed:
-                self._put(name, files[name].encode())
+                self._put(name, files[name])
             if changed:
                 _sync(self.path)
         return bool(changed)
@@ -118,26 +117,27 @@ class Folder:
     def _stands(self, name: str, text: str) -> bool:
         known = self._written.get(name)
         if known is None:
-            return self.read([name]).get(name) == text and self._remember(name, text.encode())
-        return known.digest == _digest(text.encode()) and self._signature(name) == known[1:]
+            return self.read([name]).get(name) == text and self._remember(name, text)
+        return known.digest == hash(text) and self._signature(name) == known[1:]
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, text: str) -> None:
         temporary = self.path / f"{name}.new"
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path / name)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        self._remember(name, data)
+        self._remember(name, text)
 
-    def _remember(self, name: str, data: bytes) -> bool:
+    def _remember(self, name: str, text: str) -> bool:
         signature = self._signature(name)
         if signature is not None:
-            self._written[name] = _Written(_digest(data), *signature)
+            # Of a text that is handed in again it is known already: megabytes cost nothing.
+            self._written[name] = _Written(hash(text), *signature)
         return signature is not None
 
     def _signature(self, name: str) -> tuple[int, int, int] | None:
@@ -186,10 +186,6 @@ def write_candidate(folder: Path, files: Mapping[str, str]) -> None:
     with _named(folder):
         for name, text in files.items():
             (folder / name).write_text(text)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -139,15 +139,14 @@ class Config:
         if len(parts) != len(self._order) or not all(app in parts for app in self._order):
             self._order = sorted(parts)
         blocks = [self._block(app, parts[app]) for app in self._order]
+        if len(self._blocks) > len(blocks):
+            self._blocks = dict(zip(self._order, blocks, strict=True))
         made_of = [block.structure for block in blocks]
+        structure = chain(frame.structure.items(), *made_of)
         return {
             CONFIG: frame.text + "".join([block.text for block in blocks]),
-            **{name: self._map(name, tables[name], tables[name].items) for name in TABLES},
-            STRUCTURE: self._map(
-                STRUCTURE,
-                {"": frame.structure, **dict(zip(self._order, made_of, strict=True))},
-                lambda: chain(frame.structure.items(), *made_of),
-            ),
+            **{name: self._map(name, dict(tables[name]), tables[name].items()) for name in TABLES},
+            STRUCTURE: self._map(STRUCTURE, (frame, made_of), structure),
         }
 
     def structure(self, parts: Iterable[Part], frame: Frame | None = None) -> dict[str, str]:
@@ -163,21 +162,12 @@ class Config:
             self._blocks[app] = known
         return known
 
-    def _map(
-        self,
-        name: str,
-        made_of: Mapping[object, object],
-        entries: Callable[[], Iterable[tuple[str, str]]],
-    ) -> str:
+    def _map(self, name: str, made_of: object, entries: Iterable[tuple[str, str]]) -> str:
         known = self._maps.get(name)
         if known is None or known[0] != made_of:
-            known = (dict(made_of), _lines(in_order(name, entries())))
+            known = (made_of, _lines(in_order(name, entries)))
             self._maps[name] = known
         return known[1]
-
-    def forget(self, app: AppId) -> None:
-        """This app is gone."""
-        self._blocks.pop(app, None)
 
 
 def _lines(entries: Iterable[tuple[str, str]]) -> str:

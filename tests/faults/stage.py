@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.servers.etcd import Etcd
 from tests.servers.load import Load
 from tests.servers.localpods import LocalPods
+from tests.servers.process import ServerProcess
+from tests.servers.programs import find_program
 from tests.servers.relay import Relay
 from tests.servers.wait import eventually
 from vulcanized.targets.haproxy.master import Master
@@ -43,8 +45,9 @@ class Usage:
 class Stage:
     """The servers, the pods and one daemon; made by `stage`.
 
-    Both apps begin with two ready pods of version `blue`, which is active. The daemon reaches etcd
-    through `relay` and the API server directly; `load` asks `other` all the time.
+    Both apps begin with two ready pods of version `blue`, which is active. The daemon reaches each
+    member of etcd through one of `relays` and the API server directly; `load` asks `other` all the
+    time. `haproxy` is the one that was not started by the daemon, if that is asked for.
     """
 
     def __init__(
@@ -52,32 +55,37 @@ class Stage:
         folder: Path,
         cluster: FakeKubernetes,
         etcd: Etcd,
-        relay: Relay,
+        relays: Sequence[Relay],
         pods: LocalPods,
         more: str,
         target: str,
+        etcd_more: str,
     ) -> None:
         self.folder = folder
         self.cluster = cluster
         self.etcd = etcd
-        self.relay = relay
+        self.relays = relays
+        self.relay = relays[0]
         self.pods = pods
         self.prefix = "/vulcanized"
+        self.haproxy: ServerProcess | None = None
         self._more = more
+        self._etcd_more = etcd_more
         self._fresh = 0
         kubeconfig = cluster.write_kubeconfig(folder / "kubeconfig")
         self._kubernetes = f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
-        endpoint = f"http://127.0.0.1:{relay.port}"
-        self.daemon = Vulcanized(folder / "v", self.sides(endpoint), more=more, target=target)
+        sides = self.sides([f"http://127.0.0.1:{relay.port}" for relay in relays])
+        self.daemon = Vulcanized(folder / "v", sides, more=more, target=target)
         for app in ("todo", "other"):
             for number in (1, 2):
                 self.add_pod(f"{app}-blue-{number}", app)
             self.configure(app)
             self.activate("blue", app)
 
-    def sides(self, endpoint: str) -> str:
-        """The settings' sections of the sources, with etcd at this URL."""
-        return f'{self._kubernetes}\n[etcd]\nendpoints = ["{endpoint}"]\nprefix = "{self.prefix}"\n'
+    def sides(self, endpoints: Sequence[str]) -> str:
+        """The settings' sections of the sources, with etcd at these URLs."""
+        etcd = f'endpoints = {json.dumps(list(endpoints))}\nprefix = "{self.prefix}"\n'
+        return f"{self._kubernetes}\n[etcd]\n{etcd}{self._etcd_more}\n"
 
     # --- what people and the cluster do ---------------------------------------------------------
 
@@ -136,20 +144,36 @@ class Stage:
 
     def like_a_fresh_start(self, deadline: float = 60.0) -> None:
         """Wait until the daemon's state is that of one which starts now and has no past."""
+        with self._fresh_start() as fresh:
+            self._becomes(lambda: self.state(fresh), deadline)
+
+    def fresh_state(self) -> dict[str, Any]:
+        """The state of a daemon which starts now and has no past, for `becomes`."""
+        with self._fresh_start() as fresh:
+            return self.state(fresh)
+
+    def becomes(self, state: dict[str, Any], deadline: float = 60.0) -> None:
+        """Wait until the daemon's state is this one."""
+        self._becomes(lambda: state, deadline)
+
+    @contextlib.contextmanager
+    def _fresh_start(self) -> Iterator[Vulcanized]:
         self._fresh += 1
         folder = self.folder / f"fresh-{self._fresh}"
-        with Vulcanized(folder, self.sides(self.etcd.endpoint), more=self._more) as fresh:
+        up = [member.endpoint for member in self.etcd.members if member.process.running]
+        with Vulcanized(folder, self.sides(up), more=self._more) as fresh:
             fresh.start()
             self.settled(fresh)
-            self.settled(deadline=deadline)
-            # What runs is right at once, the files follow within a second.
-            eventually(
-                lambda: self.state() == self.state(fresh), deadline, lambda: self._unlike(fresh)
-            )
+            yield fresh
 
-    def _unlike(self, fresh: Vulcanized) -> str:
-        ours, theirs = self.state(), self.state(fresh)
-        return f"the state of a fresh start:\n{_different(ours, theirs)}"
+    def _becomes(self, state: Callable[[], dict[str, Any]], deadline: float) -> None:
+        self.settled(deadline=deadline)
+        # What runs is right at once, the files follow within a second.
+        eventually(
+            lambda: self.state() == state(),
+            deadline,
+            lambda: f"the state of a fresh start:\n{_different(self.state(), state())}",
+        )
 
     @contextlib.contextmanager
     def load(self, host: str = OTHER_HOST) -> Iterator[Load]:
@@ -176,18 +200,45 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, *, more: str = "", target: str = "start = true") -> Iterator[Stage]:
-    """All servers started, the daemon ready. `more`: settings' text; `target`: the target's."""
-    with (
-        FakeKubernetes() as cluster,
-        Etcd() as etcd,
-        Relay(etcd.port) as relay,
-        LocalPods() as pods,
-    ):
-        made = Stage(folder, cluster, etcd, relay, pods, more, target)
-        with made.daemon as daemon:
+def stage(
+    folder: Path,
+    *,
+    more: str = "",
+    target: str = "start = true",
+    etcd: Etcd | None = None,
+    etcd_more: str = "",
+) -> Iterator[Stage]:
+    """All servers started, the daemon ready.
+
+    `more`: settings' text; `target`, `etcd_more`: further lines of those sections. `etcd`: one that
+    runs already. A target without `start = true` gets a HAProxy as a service manager starts it.
+    """
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(FakeKubernetes())
+        etcd = etcd or stack.enter_context(Etcd())
+        relays = [stack.enter_context(Relay(member.port)) for member in etcd.members]
+        pods = stack.enter_context(LocalPods())
+        made = Stage(folder, cluster, etcd, relays, pods, more, target, etcd_more)
+        daemon = stack.enter_context(made.daemon)
+        if "start" in target:
             daemon.start()
-            yield made
+        else:
+            daemon.start(ready=False)
+            files = daemon.directory / "haproxy.cfg"
+            eventually(files.exists, 30, daemon.process.log_tail)
+            made.haproxy = haproxy_for(daemon)
+            stack.callback(made.haproxy.kill)
+            made.haproxy.start()
+            daemon.wait_ready()
+        yield made
+
+
+def haproxy_for(daemon: Vulcanized) -> ServerProcess:
+    """A HAProxy that is not the daemon's child, as a service manager would start it."""
+    socket = f"{daemon.master_socket},mode,600"
+    program, config = find_program("haproxy"), daemon.directory / "haproxy.cfg"
+    words = ["-W", "-S", socket, "-f", str(config)]
+    return ServerProcess("haproxy", [program, *words], daemon.folder / "its-haproxy.log")
 
 
 class Counter:

@@ -65,7 +65,8 @@ class Etcd:
     `members` is 1 or an odd number; `tls` makes it talk TLS to clients and demand their
     certificate. The data stays through stop, kill and start, in `folder` (which then outlives
     it) or in a temporary folder. Writes are not flushed to disk where etcd has a switch for that:
-    a SIGKILL of etcd loses nothing, since the kernel has what it wrote.
+    a SIGKILL of etcd loses nothing, since the kernel has what it wrote. Once users are switched on,
+    `call` and `ctl` log in as `user` (name and password).
 
     Raises `ServerMissing` when made if there is no etcd on this machine.
     """
@@ -84,6 +85,7 @@ class Etcd:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tls = self._issue() if tls else None
         self._ssl = self._client_context() if self.tls else None
+        self.user: tuple[str, str] | None = None
         common = [*_no_fsync(program), *flags]
         names = [f"m{number}" for number in range(1, members + 1)]
         peers = {name: f"http://127.0.0.1:{free_port()}" for name in names}
@@ -211,11 +213,22 @@ class Etcd:
 
         Raises `EtcdError` for its refusals, OSError if it cannot be reached within 5 s.
         """
-        status, body = self._http(self.members[member], "POST", f"/v3/{path}", json.dumps(request))
+        at = self.members[member]
+        status, body = self._http(at, "POST", f"/v3/{path}", json.dumps(request), self._token(at))
         if status != 200:
             raise EtcdError(body.decode(errors="replace"))
         answer: dict[str, Any] = json.loads(body)
         return answer
+
+    def _token(self, member: Member) -> str:
+        if self.user is None:
+            return ""
+        name, password = self.user
+        login = json.dumps({"name": name, "password": password})
+        status, body = self._http(member, "POST", "/v3/auth/authenticate", login)
+        if status != 200:
+            raise EtcdError(body.decode(errors="replace"))
+        return str(json.loads(body)["token"])
 
     def ctl(self, *words: str) -> str:
         """What `etcdctl <words>` prints; raises `EtcdError` with its complaint if it fails."""
@@ -223,6 +236,8 @@ class Etcd:
         if self.tls:
             command += [f"--cacert={self.tls.ca}", f"--cert={self.tls.client.cert}"]
             command += [f"--key={self.tls.client.key}"]
+        if self.user:
+            command.append(f"--user={':'.join(self.user)}")
         ran = subprocess.run(
             [*command, *words],
             capture_output=True,
@@ -244,10 +259,12 @@ class Etcd:
         }
 
     def _healthy(self, member: Member) -> bool:
-        status, body = self._http(member, "GET", "/health", None)
+        status, body = self._http(member, "GET", "/health")
         return status == 200 and json.loads(body)["health"] in {"true", True}
 
-    def _http(self, member: Member, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+    def _http(
+        self, member: Member, method: str, path: str, body: str | None = None, token: str = ""
+    ) -> tuple[int, bytes]:
         address = ("127.0.0.1", member.port)
         connection = (
             http.client.HTTPSConnection(*address, timeout=5, context=self._ssl)
@@ -255,7 +272,7 @@ class Etcd:
             else http.client.HTTPConnection(*address, timeout=5)
         )
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, {"Authorization": token} if token else {})
             response = connection.getresponse()
             return response.status, response.read()
         finally:

@@ -49,10 +49,10 @@ _HOST = re.compile(rf"(?:\*\.)?{_DNS_LABEL}(?:\.{_DNS_LABEL})*\Z")
 # pchar of RFC 3986 without quotes, parentheses and semicolon: they mean something to proxies.
 _PATH = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=-]*\Z")
 _REGEX = re.compile(r"/[A-Za-z0-9/_.~%:@!&*+,=?^|(){}\[\]\\$-]*\Z")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
-_SIZE = re.compile(r"(\d+)([KMG]?)\Z")
-_DURATION_PATTERN = StringConstraints(pattern=r"^\d+(?:\.\d+)?(?:ms|s|m|h)$")
-_SIZE_PATTERN = StringConstraints(pattern=r"^\d+[KMG]?$")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)\Z")
+_SIZE = re.compile(r"([0-9]{1,15})([KMG]?)\Z")
+_DURATION_PATTERN = StringConstraints(pattern=r"^[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h)$")
+_SIZE_PATTERN = StringConstraints(pattern=r"^[0-9]+[KMG]?$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -93,10 +93,11 @@ def _regex(value: str) -> str:
         )
     if re.search(r"\$(?![)|]|\Z)", value):
         raise ValueError(f"{_show(value)}: $ stands only at the end of an alternative")
-    if re.search(r"\(\?(?!:)", value) or re.search(r"\\[1-9gkK]", value):
+    plain = value.replace("\\\\", "")
+    if re.search(r"\(\?(?!:)|\{,|\\[1-9gkKNuU]", plain):
         raise ValueError(
-            f"{_show(value)}: look-around, back-references and inline flags are not the same on "
-            "every proxy, so they are refused"
+            f"{_show(value)}: look-around, back-references, inline flags, named characters and "
+            "{,n} are not the same on every proxy, so they are refused"
         )
     if re.search(r"\[[^\]]*(?:\[|--|&&|\|\||~~)", re.sub(r"\\.", "a", value)):
         raise ValueError(
@@ -165,6 +166,8 @@ def _bytes(value: object) -> object:
 
 def _network(value: str) -> str:
     try:
+        if "%" in value:  # a zone is any text behind it, and means something on one host only
+            raise ValueError
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
         raise ValueError(f"{_show(value)} is not an address or CIDR such as 10.0.0.0/8") from None
@@ -366,7 +369,7 @@ class HealthCheckSettings(_Model):
     fall: Annotated[int, Field(ge=1, le=100)] = 3
     expect: Annotated[
         str,
-        StringConstraints(pattern=r"^[1-5]\d\d(?:-[1-5]\d\d)?$"),
+        StringConstraints(pattern=r"^[1-5][0-9]{2}(?:-[1-5][0-9]{2})?$"),
         BeforeValidator(_status_from_number, json_schema_input_type=str | int),
     ] = Field(default="200-399", description='A status, or a range such as "200-399".')
 

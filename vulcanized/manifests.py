@@ -21,7 +21,7 @@ from yaml.resolver import Resolver
 
 from vulcanized.errors import Invalid
 from vulcanized.model import Controller, Pod
-from vulcanized.objects import WRONG, Manifests, shown
+from vulcanized.objects import Manifests, shown
 
 Record = Pod | Controller
 
@@ -67,7 +67,8 @@ def _load(content: bytes, file: str) -> list[Any]:
         return list(_load_yaml(content))
     except yaml.YAMLError as error:
         raise Invalid(file, f"is not YAML: {shown(' '.join(str(error).split()), '')}") from None
-    except WRONG as error:
+    except Exception as error:
+        # A tag on what it does not fit (`!!bool x`) makes PyYAML raise whatever it comes to.
         raise Invalid(file, f"cannot be read: {shown(str(error), '')}") from None
 
 

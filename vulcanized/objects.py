@@ -325,16 +325,16 @@ _Wire = TypeVar("_Wire", WirePod, WireController)
 
 def _convert(document: dict[Any, Any], wire: type[_Wire]) -> _Wire:
     metadata = document.get("metadata")
-    if isinstance(metadata, dict):
-        times = {
-            key: _rfc3339(value)  # YAML loaders make times of what the wire has as text
-            for key in ("creationTimestamp", "deletionTimestamp")
-            if isinstance(value := metadata.get(key), dt.date)
-        }
-        document = {**document, "metadata": {**metadata, **times}} if times else document
     try:
+        if isinstance(metadata, dict):
+            times = {
+                key: _rfc3339(value)  # YAML loaders make times of what the wire has as text
+                for key in ("creationTimestamp", "deletionTimestamp")
+                if isinstance(value := metadata.get(key), dt.date)
+            }
+            document = {**document, "metadata": {**metadata, **times}} if times else document
         return msgspec.convert(document, wire)
-    except WRONG as error:
+    except (*WRONG, OverflowError) as error:  # the latter: a time zone that leads out of all years
         name = metadata.get("name") if isinstance(metadata, dict) else None
         named = Metadata(name=name) if isinstance(name, str) else None
         raise Invalid(named_object(str(document["kind"]), named), str(error)) from error

@@ -98,10 +98,9 @@ def test_a_block_is_rendered_when_its_app_changes_and_not_before() -> None:
     other = {**one, AppId("default", "x"): config.part(app("x", [A]), None)}
     tables = plan.tables_of(other.values())
     config.files(other, tables)
-    blocks = dict(config._blocks)
+    before = list(config._blocks)
     config.files({**other, TODO: config.part(app(servers=[B]), one[TODO])}, tables)
-    changed = [each for each in blocks if config._blocks[each] is not blocks[each]]
-    assert changed == [TODO]
+    assert [a is b for a, b in zip(before, config._blocks, strict=True)] == [False, True]
 
 
 def test_what_is_kept_of_files_is_what_they_are_made_of_now() -> None:
@@ -116,5 +115,5 @@ def test_what_is_kept_of_files_is_what_they_are_made_of_now() -> None:
             tables[name].clear()
             tables[name].update(table)
         assert config.files(parts, tables) == fresh.files(dict(reversed(parts.items())), tables)
-        assert config._blocks.keys() == parts.keys()
+        assert len(config._blocks) == len(parts)
         fresh = Config(Path("/d"), [Endpoint("*", 80)], Templates("haproxy"))

@@ -78,6 +78,13 @@ class _Block(NamedTuple):
     text: str
     structure: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def of(cls, pools: tuple[Pool, ...]) -> _Block:
+        structure = tuple((pool.shape.id, pool.structure) for pool in pools)
+        return cls(pools, "".join(map(pool_text, pools)), structure)
+
+
+_NO_BLOCK: Final = _Block.of(())
 
 class Config:
     """Renders everything. `listen`: the addresses of the frontend.
@@ -91,8 +98,8 @@ class Config:
         self._listen = tuple(words.listen(endpoint) for endpoint in listen)
         self._templates = templates
         self._frame: Frame | None = None
-        self._blocks: dict[AppId, _Block] = {}
         self._order: list[AppId] = []
+        self._blocks: list[_Block] = []
         self._maps: dict[str, tuple[object, str]] = {}
 
     @property
@@ -136,15 +143,11 @@ class Config:
     ) -> dict[str, str]:
         """File name -> text, the config first. `frame`: another one than `self.frame`."""
         frame = frame or self.frame
-        if len(parts) != len(self._order) or not all(app in parts for app in self._order):
-            self._order = sorted(parts)
-        blocks = [self._block(app, parts[app]) for app in self._order]
-        if len(self._blocks) > len(blocks):
-            self._blocks = dict(zip(self._order, blocks, strict=True))
+        blocks = self._blocks_of(parts)
         made_of = [block.structure for block in blocks]
         structure = chain(frame.structure.items(), *made_of)
         return {
-            CONFIG: frame.text + "".join([block.text for block in blocks]),
+            CONFIG: "".join([frame.text, *[block.text for block in blocks]]),
             **{name: self._map(name, dict(tables[name]), tables[name].items()) for name in TABLES},
             STRUCTURE: self._map(STRUCTURE, (frame, made_of), structure),
         }
@@ -154,13 +157,17 @@ class Config:
         pools = {pool.shape.id: pool.structure for part in parts for pool in part.pools}
         return {**(frame or self.frame).structure, **pools}
 
-    def _block(self, app: AppId, part: Part) -> _Block:
-        known = self._blocks.get(app)
-        if known is None or known.pools is not part.pools:
-            structure = tuple((pool.shape.id, pool.structure) for pool in part.pools)
-            known = _Block(part.pools, "".join(map(pool_text, part.pools)), structure)
-            self._blocks[app] = known
-        return known
+    def _blocks_of(self, parts: Mapping[AppId, Part]) -> list[_Block]:
+        """In the order of the apps' names. This loop is what is left of a cost for every app."""
+        if len(parts) != len(self._order) or not all(app in parts for app in self._order):
+            known = dict(zip(self._order, self._blocks, strict=True))
+            self._order = sorted(parts)
+            self._blocks = [known.get(app, _NO_BLOCK) for app in self._order]
+        pools = [parts[app].pools for app in self._order]
+        for at, (wanted, block) in enumerate(zip(pools, self._blocks, strict=True)):
+            if block.pools is not wanted:
+                self._blocks[at] = _Block.of(wanted)
+        return self._blocks
 
     def _map(self, name: str, made_of: object, entries: Iterable[tuple[str, str]]) -> str:
         known = self._maps.get(name)

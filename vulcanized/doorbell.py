@@ -184,7 +184,9 @@ class _Handler(FileSystemEventHandler):
                 continue
             relative = path.removeprefix(self._below)
             if self._only is None:
-                self._bell.ring(None if event.is_directory else relative, done=done)
+                # To inotify a link to a directory is a file; a swapped one has other files below.
+                whole = event.is_directory or os.path.isdir(path)
+                self._bell.ring(None if whole else relative, done=done)
             elif relative == self._only:
                 self._bell.ring(None)
 

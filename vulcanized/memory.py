@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from vulcanized.model import AppId, Document, Remembered
+from vulcanized.statefile import open_state
 
 log = structlog.get_logger(__name__)
 
@@ -124,20 +125,7 @@ class SqliteMemory:
 
     def _open(self) -> sqlite3.Connection | None:
         if self._connection is None:
-            if self._read_only:
-                if not self._path.exists():
-                    return None
-                self._connection = sqlite3.connect(
-                    f"file:{self._path}?mode=ro", uri=True, timeout=1.0
-                )
-                return self._connection
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
-            # A lost last second costs nothing; a wait for the disk on the way to a switch would.
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = OFF")
-            for table in _TABLES:
-                self._connection.execute(table)
+            self._connection = open_state(self._path, _TABLES, read_only=self._read_only)
         return self._connection
 
     def _failed(self, what: str, error: Exception) -> None:

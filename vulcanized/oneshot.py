@@ -58,7 +58,7 @@ def look(settings: Settings) -> Looked:
         parts.dirty.close()
         for thread in threads:
             thread.join(2.0)
-        for close in parts.closers:
+        for close in (*parts.closers, memory.close):
             close()
 
 

@@ -119,7 +119,8 @@ class SourceState:
     """One stream as `/status` and the metrics show it.
 
     `age`: seconds since the server last said anything (event, bookmark, progress, list).
-    `error`: why it is stale, with what to do; empty when all is well.
+    `error`: why it is stale, with what to do; empty when all is well. `held`: things that a list
+    would have removed and that stay for now; `holding` says which, why, and what to do.
     """
 
     name: str
@@ -129,6 +130,8 @@ class SourceState:
     relists: Mapping[str, int] = field(default_factory=dict)
     skipped: int = 0
     error: str = ""
+    held: int = 0
+    holding: str = ""
 
 
 # --- desired: what the targets must show ------------------------------------------------------

@@ -3,7 +3,8 @@
 The rules, as client-go's `tools/cache/reflector.go` has them and with its reasons:
 
 * Only a completed list or a DELETED event removes a record. A failure never does: while the server
-  is away the last known state stays.
+  is away the last known state stays. A list that would remove too many at once is not believed in
+  that (see `holds`): what it misses is held beside what it brings, and a list is due soon.
 * A version is an opaque text: handed back, never compared.
 * A broken stream is resumed from the last version seen. Only a lost place (410, Expired, a version
   that the server has not reached) leads to a new list; the place is lost for good then.
@@ -20,6 +21,7 @@ Nothing here knows HTTP: `Transport` gives bytes and raises `errors.SourceError`
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -31,7 +33,8 @@ from typing import Generic, Protocol
 import structlog
 
 from vulcanized.errors import Expired, Invalid, SourceError, Unreachable
-from vulcanized.listwatch import Codec, Unreadable
+from vulcanized.holds import Holds, unguarded
+from vulcanized.listwatch import Codec, Event, Unreadable
 from vulcanized.model import AppId, SourcePhase, SourceState
 from vulcanized.objects import Record
 from vulcanized.slot import Clock, DirtyApps
@@ -43,7 +46,7 @@ Uniform = Callable[[float, float], float]
 _MOST_PAGES = 2_000
 """Of one list, at 500 objects each: a server that goes on for ever must not fill our memory."""
 
-_SHORTEST_WATCH = 5.0
+_SHORTEST_WATCH = 2.0
 """Seconds, where a list is due soon: longer than one that counts as refused."""
 
 _MOST_COMPLAINTS = 100
@@ -173,6 +176,11 @@ class Cache(Generic[Record]):
         with self._lock:
             return tuple(self._records.values())
 
+    def by_uid(self) -> dict[str, Record]:
+        """Every record by its uid; a copy."""
+        with self._lock:
+            return dict(self._records)
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -221,12 +229,15 @@ class Reflector(Generic[Record]):
         cache: Cache[Record],
         dirty: DirtyApps,
         *,
+        holds: Holds[str, Record] | None = None,
         timing: Timing = USUAL_TIMING,
         clock: Clock = time.monotonic,
         uniform: Uniform = random.uniform,
     ) -> None:
         self.name = name
         self.spoken = False
+        self._holds = unguarded(name) if holds is None else holds
+        self._lock = threading.Lock()  # what is held and the cache change together
         self._transport = transport
         self._codec = codec
         self._cache = cache
@@ -249,7 +260,7 @@ class Reflector(Generic[Record]):
         self._mend_at: float | None = None
 
     def state(self) -> SourceState:
-        """How this stream is doing now. Relist causes: `expired`, `unreadable`."""
+        """How this stream is doing now. Relist causes: `expired`, `unreadable`, `held`."""
         phase = SourcePhase.SYNCED if self._following else SourcePhase.STALE
         return SourceState(
             name=self.name,
@@ -259,7 +270,20 @@ class Reflector(Generic[Record]):
             relists=dict(self._relists),
             skipped=self._skipped,
             error=self._error,
+            held=len(self._holds),
+            holding=self._holds.message(),
         )
+
+    def accept(self) -> int:
+        """Take what the server says as it is: let go what is held. How many that were."""
+        with self._lock:
+            let_go = self._holds.accept()
+            changed = self._discard(let_go)
+        self._dirty.mark(changed)
+        return len(let_go)
+
+    def _discard(self, uids: Iterable[str]) -> set[AppId]:
+        return {app for uid in uids for app in self._cache.remove(uid)}
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Whatever is not a SourceError goes through."""
@@ -287,8 +311,11 @@ class Reflector(Generic[Record]):
         if listed is None:
             return
         records, unreadable, version = listed
-        kept = self._kept(unreadable)
-        changed = self._cache.replace([*kept, *records])
+        fresh = {record.uid: record for record in (*self._kept(unreadable), *records)}
+        with self._lock:
+            before = self._cache.by_uid() if self.spoken else None
+            held = self._holds.judge(before, fresh, self._cause or "start")
+            changed = self._cache.replace([*fresh.values(), *held.values()])
         self._mend_at = None
         if unreadable:
             self._schedule_mending()
@@ -311,6 +338,15 @@ class Reflector(Generic[Record]):
             self._dirty.mark_all()
         elif changed:
             self._dirty.mark(changed, self._heard)
+        self._verify(stop)
+
+    def _verify(self, stop: threading.Event) -> None:
+        """Let go what the list confirms, or what is certainly gone."""
+        gone = self._holds.verify(stop)
+        if gone:
+            with self._lock:
+                changed = self._discard(self._holds.release(gone))
+            self._dirty.mark(changed)
 
     def _all_pages(
         self, stop: threading.Event
@@ -351,7 +387,7 @@ class Reflector(Generic[Record]):
     def _follow(self, version: str, stop: threading.Event) -> float:
         """Watch until the stream ends cleanly; the seconds to wait before the next."""
         opened, lines, events = self._clock(), Lines(), 0
-        if self._mending_is_due(opened):
+        if self._list_is_due(opened):
             return 0.0
         if self._doubt:
             self._transport.check(version)
@@ -364,7 +400,7 @@ class Reflector(Generic[Record]):
                     for line in lines.feed(chunk):
                         self._apply(line, now)
                         events += 1
-                    if stop.is_set() or self._mending_is_due(now):
+                    if stop.is_set() or self._list_is_due(now):
                         return 0.0
             except Silent:
                 self._doubt = True
@@ -380,9 +416,9 @@ class Reflector(Generic[Record]):
 
     def _watch_seconds(self) -> int:
         longest = self._uniform(*self._timing.watch)
-        if self._mend_at is not None:
-            longest = min(longest, max(_SHORTEST_WATCH, self._mend_at - self._clock()))
-        return int(longest)
+        if (due := self._list_due()) is not None:
+            longest = min(longest, max(_SHORTEST_WATCH, due - self._clock()))
+        return math.ceil(longest)
 
     def _apply(self, line: bytes, since: float) -> None:
         try:
@@ -391,16 +427,22 @@ class Reflector(Generic[Record]):
             self._skip(error)
             self._schedule_mending()
             return
-        if event.record is not None:
-            changed = self._cache.put(event.record)
-        elif event.uid:
-            changed = self._cache.remove(event.uid)
-        else:
-            changed = ()
+        changed = self._take(event) if not self._holds else self._take_while_holding(event)
         if event.version:
             self._version = event.version
         if changed:
             self._dirty.mark(changed, since)
+
+    def _take(self, event: Event[Record]) -> Iterable[AppId]:
+        if event.record is not None:
+            return self._cache.put(event.record)
+        return self._cache.remove(event.uid) if event.uid else ()
+
+    def _take_while_holding(self, event: Event[Record]) -> Iterable[AppId]:
+        with self._lock:
+            before = self._cache.get(event.uid)
+            gone = self._holds.seen(event.uid, event.record, before)
+            return {*self._take(event), *self._discard(gone)}
 
     def _after_clean_end(self, lasted: float, events: int) -> float:
         """Servers end watches as they like. One that does so over and over is not asked as fast.
@@ -451,10 +493,15 @@ class Reflector(Generic[Record]):
             self._mend_at = self._clock() + self._mend_pause
             self._mend_pause = min(self._mend_pause * 2, self._timing.mend[1])
 
-    def _mending_is_due(self, now: float) -> bool:
-        if self._mend_at is None or now < self._mend_at:
+    def _list_due(self) -> float | None:
+        """When a list is due although the place is known; None: it is not."""
+        return min((at for at in (self._mend_at, self._holds.due) if at is not None), default=None)
+
+    def _list_is_due(self, now: float) -> bool:
+        due = self._list_due()
+        if due is None or now < due:
             return False
-        self._lose_place("unreadable")
+        self._lose_place("unreadable" if due == self._mend_at else "held")
         return True
 
 

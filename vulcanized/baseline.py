@@ -1,0 +1,219 @@
+"""What the sources said last, kept over a restart: by it the first list of a start is judged.
+
+Without it, an API server that answers with nothing, an etcd that was wiped or a directory that is
+not mounted would, at a start, take away what the proxy still serves.
+
+`observed.db` in the state directory holds for each app what is worth holding: the pods that take
+traffic, the controllers, the config and the activation. It may be a second or two behind, and it
+may be lost: then the first list is believed as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from vulcanized.guard import Stored, takes_traffic
+from vulcanized.model import AppId, Controller, Document, Observed, Pod
+from vulcanized.statefile import open_state
+
+log = structlog.get_logger(__name__)
+
+CONFIGS: Final = "apps"
+ACTIVATIONS: Final = "active"
+
+BATCH: Final = 200
+"""Apps written in one go: some milliseconds."""
+
+LAZY: Final = 1.0
+"""Seconds from a change until it is written; also before another try when that failed."""
+
+PAUSE: Final = 0.1
+"""Seconds between two batches: it takes no more than a tenth of a processor, whatever happens."""
+
+_LAST: Final = 2000
+"""Apps written at the end, when there is no time for more."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS observed (
+  namespace TEXT NOT NULL,
+  app TEXT NOT NULL,
+  pods BLOB,
+  controllers BLOB,
+  config BLOB,
+  activation BLOB,
+  PRIMARY KEY (namespace, app)
+) WITHOUT ROWID
+"""
+
+Value = TypeVar("Value")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class StoredBaseline:
+    """Reads what `Recorder` wrote; for any thread. A fault is logged and means: nothing known."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "observed.db"
+        self._complained = False
+
+    def pods(self, namespace: str) -> Iterator[Pod]:
+        """The pods that took traffic, of one namespace or (for "") of all."""
+        for _, pods in self._rows("pods", list[Pod], namespace):
+            yield from pods
+
+    def controllers(self, namespace: str) -> Iterator[Controller]:
+        """The controllers of one namespace or (for "") of all."""
+        for _, controllers in self._rows("controllers", list[Controller], namespace):
+            yield from controllers
+
+    def documents(self) -> Iterator[Stored]:
+        """The configs and activations."""
+        for column, folder in (("config", CONFIGS), ("activation", ACTIVATIONS)):
+            for app, document in self._rows(column, Document):
+                yield Stored(folder, app, document)
+
+    def _rows(
+        self, column: str, wire: type[Value], namespace: str = ""
+    ) -> Iterator[tuple[AppId, Value]]:
+        decode = msgspec.json.Decoder(wire).decode
+        query = f"SELECT namespace, app, {column} FROM observed WHERE {column} IS NOT NULL"  # noqa: S608
+        connection = None
+        try:
+            connection = open_state(self._path, read_only=True)
+            if connection is None:
+                return
+            for row_namespace, app, blob in connection.execute(query):
+                if namespace not in ("", row_namespace):
+                    continue
+                try:
+                    value = decode(blob)
+                except (msgspec.MsgspecError, TypeError) as error:
+                    self._failed(error)
+                    continue
+                yield AppId(row_namespace, app), value
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _failed(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning(
+                "memory unusable",
+                path=str(self._path),
+                reason=f"it cannot be read ({error}); the first lists may remove what it had: "
+                "mend or delete the file",
+            )
+
+
+class Recorder:
+    """Writes down what the sources say, app by app, in a thread of its own: never in the way.
+
+    `note` is for any thread and costs nothing; `run` is the thread. `observe` reads one app.
+    """
+
+    def __init__(self, directory: Path, observe: Callable[[AppId], Observed]) -> None:
+        self._path = directory / "observed.db"
+        self._observe = observe
+        self._condition = threading.Condition()
+        self._pending: set[AppId] = set()
+        self._connection: sqlite3.Connection | None = None
+        self._pruned = False
+        self.error = ""
+
+    def note(self, apps: Iterable[AppId]) -> None:
+        """Something may have changed for these apps. The first call names all there are."""
+        with self._condition:
+            self._pending.update(apps)
+            self._condition.notify()
+
+    def run(self, stop: threading.Event) -> None:
+        """Write until `stop` is set, then what is left."""
+        while not stop.is_set():
+            with self._condition:
+                if not self._pending:
+                    self._condition.wait(1.0)
+                    continue
+            # Whoever changes again and again is written once.
+            stop.wait(LAZY)
+            while not stop.is_set() and self._write(BATCH):
+                stop.wait(PAUSE)
+        self._write(_LAST)
+        self._close()
+
+    def _write(self, most: int) -> bool:
+        """Write some; True when that went well and there are more."""
+        with self._condition:
+            apps = {self._pending.pop() for _ in range(min(most, len(self._pending)))}
+        if not apps:
+            return False
+        try:
+            if self._connection is None:
+                self._connection = open_state(self._path, (_TABLE,))
+            connection = self._connection
+            assert connection is not None  # noqa: S101 - it is made where it is missing
+            rows = [_row(self._observe(app)) for app in apps]
+            with connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO observed VALUES (?, ?, ?, ?, ?, ?)",
+                    [row for row in rows if any(row[2:])],
+                )
+                connection.executemany(
+                    "DELETE FROM observed WHERE namespace = ? AND app = ?",
+                    [row[:2] for row in rows if not any(row[2:])],
+                )
+            known = self._unpruned(connection)
+            self.error = ""
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+            known = apps
+        with self._condition:
+            self._pending |= known
+            return bool(self._pending) and not self.error
+
+    def _unpruned(self, connection: sqlite3.Connection) -> set[AppId]:
+        """Once: all apps in the file, since some may be no source's any more."""
+        if self._pruned:
+            return set()
+        self._pruned = True
+        return {AppId(*row) for row in connection.execute("SELECT namespace, app FROM observed")}
+
+    def _failed(self, error: Exception) -> None:
+        self._close()
+        if not self.error:
+            log.warning(
+                "memory unusable",
+                path=str(self._path),
+                reason=f"it cannot be written ({error}); after a restart the first lists would be "
+                "believed as they are: mend or delete the file",
+            )
+        self.error = str(error)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _row(
+    observed: Observed,
+) -> tuple[str, str, bytes | None, bytes | None, bytes | None, bytes | None]:
+    pods = [pod for pod in observed.pods if takes_traffic(pod)]
+    return (
+        observed.app.namespace,
+        observed.app.name,
+        _encode(pods) if pods else None,
+        _encode(observed.controllers) if observed.controllers else None,
+        _encode(observed.config) if observed.config else None,
+        _encode(observed.activation) if observed.activation else None,
+    )

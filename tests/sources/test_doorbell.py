@@ -17,7 +17,7 @@ def test_a_swapped_link_to_a_directory_means_to_look_at_everything(tmp_path: Pat
     with Doorbell(tmp_path) as bell:
         bell.arm()
         (tmp_path / "..data_tmp").rename(tmp_path / "..data")
-        assert _rung(bell).files is None
+        eventually(lambda: _rung(bell).files is None, 10)
 
 
 def test_a_closed_file_is_told_with_its_writer_done(tmp_path: Path) -> None:
@@ -28,6 +28,6 @@ def test_a_closed_file_is_told_with_its_writer_done(tmp_path: Path) -> None:
 
 
 def _rung(bell: Doorbell) -> Ring:
-    ring = bell.wait(10)
+    ring = bell.wait(2)
     assert ring is not None
     return ring

@@ -19,14 +19,11 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from vulcanized.guard import Stored, takes_traffic
+from vulcanized.guard import ACTIVATIONS, CONFIGS, Stored, takes_traffic
 from vulcanized.model import AppId, Controller, Document, Observed, Pod
 from vulcanized.statefile import open_state
 
 log = structlog.get_logger(__name__)
-
-CONFIGS: Final = "apps"
-ACTIVATIONS: Final = "active"
 
 BATCH: Final = 200
 """Apps written in one go: some milliseconds."""

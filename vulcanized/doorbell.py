@@ -90,7 +90,7 @@ class Doorbell:
 
         Where the system does not let us watch (inotify's limits), `works` is False.
         """
-        here = (_identity(self._root), _identity(self._root.parent))
+        here = (identity(self._root), identity(self._root.parent))
         if here == self._watched and (self._observer is None or self._lives(self._observer)):
             return False
         self._watched = here
@@ -191,7 +191,8 @@ class _Handler(FileSystemEventHandler):
                 self._bell.ring(None)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which directory there is now, whatever its name; None: none that can be seen."""
     try:
         status = path.stat()
     except OSError:

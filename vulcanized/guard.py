@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from vulcanized.model import AppId, Controller, Document, Pod
 
@@ -24,8 +24,12 @@ Key = TypeVar("Key", bound=Hashable)
 Thing = TypeVar("Thing")
 
 
+CONFIGS: Final = "apps"
+ACTIVATIONS: Final = "active"
+
+
 class Stored(NamedTuple):
-    """One document of the store; `folder` tells configs from activations."""
+    """One document of the store; `folder` tells `CONFIGS` from `ACTIVATIONS`."""
 
     folder: str
     app: AppId

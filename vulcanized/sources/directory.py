@@ -7,6 +7,9 @@ holds an app config, `active/<ns>/<app>` an activation. Either can be used witho
 How files are read is `filetree`'s business. Beyond that: a manifest file that cannot be parsed, or
 is empty, leaves its last good objects in effect, and so does a single object for itself. An empty
 activation is handed on: an empty text is none that could take effect, so the last one does.
+
+What a directory holds when we start, or when another one stands in its place (a volume that is
+mounted or not), is a list like that of a server: what it misses may be held (see `holds`).
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Generic
 
 import structlog
 
-from vulcanized.doorbell import Doorbell
+from vulcanized.doorbell import Doorbell, identity
 from vulcanized.errors import Invalid, SourceError
 from vulcanized.filetree import FileTree, Patience
+from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, RECORDS, Key, Stored, Thing
+from vulcanized.holds import Guarding, Holds
 from vulcanized.manifests import Parsed, Record, parse
 from vulcanized.model import AppId, Controller, Document, Pod, SourcePhase, SourceState
 from vulcanized.objects import Labels, Manifests
@@ -51,14 +57,26 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _APP: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
-class _FileStream(ABC):
+class _FileStream(ABC, Generic[Key, Thing]):
     """One directory, followed by one thread. Subclasses say what its files mean."""
 
     def __init__(
-        self, name: str, tree: FileTree, root: Path, dirty: DirtyApps, clock: Clock, rescan: float
+        self,
+        name: str,
+        tree: FileTree,
+        root: Path,
+        dirty: DirtyApps,
+        clock: Clock,
+        rescan: float,
+        holds: Holds[Key, Thing],
     ) -> None:
         self.name = name
         self._rescan = rescan
+        self._holds = holds
+        self._lock = threading.Lock()  # what is held and what is known change together
+        self._here: tuple[int, int] | None = None
+        self._relisting = False
+        self._judged = False
         self.spoken = False
         self._tree = tree
         self._root = root
@@ -70,8 +88,22 @@ class _FileStream(ABC):
         self._missed = 0
 
     @abstractmethod
-    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
-        """Take over changed files; the apps for which something changed."""
+    def _take(self, changes: Mapping[str, bytes | None]) -> tuple[set[AppId], set[Key]]:
+        """Take over changed files; the apps for which something changed, and what is in no file
+        any more. That is left as it is.
+        """
+
+    @abstractmethod
+    def _things(self) -> dict[Key, Thing]:
+        """All that is known."""
+
+    @abstractmethod
+    def _put_back(self, things: Iterable[Thing]) -> set[AppId]:
+        """Know these, which are in no file; the apps for which something changed."""
+
+    @abstractmethod
+    def _discard(self, keys: Iterable[Key]) -> set[AppId]:
+        """Know these no longer; the apps for which something changed."""
 
     @abstractmethod
     def _problems(self) -> Mapping[str, str]:
@@ -95,7 +127,17 @@ class _FileStream(ABC):
             relists={"missed": self._missed} if self._missed else {},
             skipped=len(self._skipped),
             error=self._error,
+            held=len(self._holds),
+            holding=self._holds.message(),
         )
+
+    def accept(self) -> int:
+        """Take what is there as it is: let go what is held. How many things that were."""
+        with self._lock:
+            let_go = self._holds.accept()
+            changed = self._discard(let_go)
+        self._dirty.mark(changed)
+        return len(let_go)
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set."""
@@ -107,9 +149,10 @@ class _FileStream(ABC):
             while not stop.is_set():
                 now = self._clock()
                 unasked = files == {} and self._tree.due() is None and bell.works
-                if bell.arm() or now >= rescan_at:
+                if bell.arm() or now >= min(rescan_at, self._holds.due or rescan_at):
                     files = None
                 changed = self._look(files, since, patient=now - began < _FIRST_CALM)
+                self._verify(stop)
                 if changed and unasked:
                     self._missed += 1
                     bell.distrust()
@@ -117,6 +160,8 @@ class _FileStream(ABC):
                     calm = bell.works and not self._error
                     rescan_at = now + (self._rescan if calm else RESCAN_WITHOUT_BELL)
                 until = min(rescan_at, self._tree.due() or rescan_at)
+                if (due := self._holds.due) is not None and due > now:
+                    until = min(until, due)
                 ring = None
                 while ring is None and not stop.is_set() and self._clock() < until:
                     ring = bell.wait(min(_SLICE, until - self._clock()))
@@ -124,13 +169,25 @@ class _FileStream(ABC):
 
     def _look(self, files: Mapping[str, bool] | None, since: float, *, patient: bool) -> bool:
         """Look once; True when something changed."""
+        here = identity(self._root)
         try:
-            changed = self._take(self._tree.look(files))
+            changes = self._tree.look(files)
         except SourceError as error:
+            self._here = None
             if str(error) != self._error:
                 log.warning("source failed", source=self.name, error=str(error))
             self._error = str(error)
             return False
+        speaks = not self.spoken and (not patient or self._tree.due() is None)
+        with self._lock:
+            self._relisting |= here != self._here
+            changed, gone = self._take(changes)
+            changed |= self._let_go(gone, whole=files is None)
+            if speaks:
+                changed |= self._put_back(self._judge(None, self._things(), "start").values())
+            # What is missing is doubted for a while, and is part of the list until then.
+            self._relisting &= files is not None or self._tree.due() is not None
+            self._here = here
         if self._error:
             log.info("source recovered", source=self.name)
         self._error = ""
@@ -139,11 +196,41 @@ class _FileStream(ABC):
         if self.spoken:
             if changed:
                 self._dirty.mark(changed, since)
-        elif not patient or self._tree.due() is None:
+        elif speaks:
             self.spoken = True
             log.info("listed", source=self.name, records=self._records(), cause="start")
             self._dirty.mark_all()
         return bool(changed)
+
+    def _let_go(self, gone: set[Key], *, whole: bool) -> set[AppId]:
+        """Know no longer what is in no file, but for what has to be confirmed."""
+        due = self._holds.due
+        confirms = whole and due is not None and self._clock() >= due
+        if self.spoken and (confirms or (gone and self._relisting)):
+            known = self._things()
+            listed = {
+                key: thing
+                for key, thing in known.items()
+                if key not in gone and key not in self._holds
+            }
+            gone = gone - self._judge(known, listed, "replaced").keys()
+        return self._discard(gone)
+
+    def _judge(
+        self, before: dict[Key, Thing] | None, listed: dict[Key, Thing], cause: str
+    ) -> dict[Key, Thing]:
+        self._judged = True
+        return self._holds.judge(before, listed, cause)
+
+    def _verify(self, stop: threading.Event) -> None:
+        """Let go what a look has confirmed."""
+        if not self._judged:
+            return
+        self._judged = False
+        gone = self._holds.verify(stop)
+        with self._lock:
+            changed = self._discard(self._holds.release(gone))
+        self._dirty.mark(changed)
 
     def _complain(self) -> None:
         """Say what is skipped, once for as long as it stays so."""
@@ -164,15 +251,33 @@ class ManifestSource:
         *,
         labels: Labels = Labels(),
         patience: Patience = Patience(),
+        guarding: Guarding | None = None,
         rescan: float = RESCAN,
         clock: Clock = time.monotonic,
     ) -> None:
         self._pods: Cache[Pod] = Cache()
         self._controllers: Cache[Controller] = Cache()
         tree = FileTree(root, _is_manifest, MANIFEST_LIMIT, patience=patience, clock=clock)
+        guarding = guarding or Guarding()
+        known = guarding.baseline
+        holds = Holds(
+            "manifests",
+            RECORDS,
+            guarding,
+            lambda: chain[Pod | Controller](known.pods(""), known.controllers("")),
+            clock=clock,
+        )
         self.streams = (
             _ManifestStream(
-                tree, root, dirty, clock, rescan, Manifests(labels), self._pods, self._controllers
+                tree,
+                root,
+                dirty,
+                clock,
+                rescan,
+                holds,
+                Manifests(labels),
+                self._pods,
+                self._controllers,
             ),
         )
 
@@ -193,7 +298,7 @@ def _is_manifest(file: PurePosixPath) -> bool:
     return file.suffix in (".yaml", ".yml", ".json")
 
 
-class _ManifestStream(_FileStream):
+class _ManifestStream(_FileStream[str, Record]):
     def __init__(
         self,
         tree: FileTree,
@@ -201,11 +306,12 @@ class _ManifestStream(_FileStream):
         dirty: DirtyApps,
         clock: Clock,
         rescan: float,
+        holds: Holds[str, Record],
         manifests: Manifests,
         pods: Cache[Pod],
         controllers: Cache[Controller],
     ) -> None:
-        super().__init__("manifests", tree, root, dirty, clock, rescan)
+        super().__init__("manifests", tree, root, dirty, clock, rescan, holds)
         self._manifests = manifests
         self._pods = pods
         self._controllers = controllers
@@ -213,7 +319,7 @@ class _ManifestStream(_FileStream):
         self._unreadable: dict[str, str] = {}
         self._claims: dict[str, dict[str, Record]] = {}
 
-    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
+    def _take(self, changes: Mapping[str, bytes | None]) -> tuple[set[AppId], set[str]]:
         touched: set[str] = set()
         for file, content in sorted(changes.items()):
             touched |= self._replace(file, content)
@@ -244,22 +350,36 @@ class _ManifestStream(_FileStream):
         records = (*before.records.values(), *after.records.values())
         return {record.uid for record in records}
 
-    def _put_in_effect(self, uids: Iterable[str]) -> set[AppId]:
-        """Add before removing. Of files that hold the same object the first by name counts."""
+    def _put_in_effect(self, uids: Iterable[str]) -> tuple[set[AppId], set[str]]:
+        """Add, and say what is gone. Of files that hold the same object the first counts."""
         changed: set[AppId] = set()
-        gone: list[str] = []
+        gone: set[str] = set()
         for uid in uids:
             claims = self._claims[uid]
             if not claims:
                 del self._claims[uid]
-                gone.append(uid)
+                gone.add(uid)
                 continue
             record = claims[min(claims)]
+            gone |= self._holds.seen(uid, record, self._pods.get(uid))
+            changed |= self._put_back([record])
+        return changed, gone
+
+    def _things(self) -> dict[str, Record]:
+        return {**self._pods.by_uid(), **self._controllers.by_uid()}
+
+    def _put_back(self, things: Iterable[Record]) -> set[AppId]:
+        changed: set[AppId] = set()
+        for record in things:
             if isinstance(record, Pod):
-                changed.update(self._pods.put(record), self._controllers.remove(uid))
+                changed.update(self._pods.put(record), self._controllers.remove(record.uid))
             else:
-                changed.update(self._controllers.put(record), self._pods.remove(uid))
-        for uid in gone:
+                changed.update(self._controllers.put(record), self._pods.remove(record.uid))
+        return changed
+
+    def _discard(self, keys: Iterable[str]) -> set[AppId]:
+        changed: set[AppId] = set()
+        for uid in keys:
             changed.update(self._pods.remove(uid), self._controllers.remove(uid))
         return changed
 
@@ -286,20 +406,23 @@ class DirectoryStore:
         dirty: DirtyApps,
         *,
         patience: Patience = Patience(),
+        guarding: Guarding | None = None,
         rescan: float = RESCAN,
         clock: Clock = time.monotonic,
     ) -> None:
         self._documents = _Documents()
         tree = FileTree(root, _is_stored, STORE_LIMIT, patience=patience, clock=clock)
-        self.streams = (_StoreStream(tree, root, dirty, clock, rescan, self._documents),)
+        guarding = guarding or Guarding()
+        holds = Holds("store", DOCUMENTS, guarding, guarding.baseline.documents, clock=clock)
+        self.streams = (_StoreStream(tree, root, dirty, clock, rescan, holds, self._documents),)
 
     def config(self, app: AppId) -> Document | None:
         """The text of the app's config as it is written, None without one."""
-        return self._documents.get("apps", app)
+        return self._documents.get(CONFIGS, app)
 
     def activation(self, app: AppId) -> Document | None:
         """The text of the app's activation as it is written, None without one."""
-        return self._documents.get("active", app)
+        return self._documents.get(ACTIVATIONS, app)
 
     def apps(self) -> set[AppId]:
         """The apps that have a config or an activation."""
@@ -332,6 +455,10 @@ class _Documents:
         with self._lock:
             return {app for _, app in self._documents}
 
+    def all(self) -> dict[tuple[str, AppId], Document]:
+        with self._lock:
+            return dict(self._documents)
+
 
 def _is_stored(file: PurePosixPath) -> bool:
     _place(file)
@@ -352,7 +479,7 @@ def _place(file: PurePosixPath) -> tuple[str, AppId]:
     return folder, AppId(namespace, app)
 
 
-class _StoreStream(_FileStream):
+class _StoreStream(_FileStream[tuple[str, AppId], Stored]):
     def __init__(
         self,
         tree: FileTree,
@@ -360,23 +487,30 @@ class _StoreStream(_FileStream):
         dirty: DirtyApps,
         clock: Clock,
         rescan: float,
+        holds: Holds[tuple[str, AppId], Stored],
         documents: _Documents,
     ) -> None:
-        super().__init__("store", tree, root, dirty, clock, rescan)
+        super().__init__("store", tree, root, dirty, clock, rescan, holds)
         self._documents = documents
         self._stand_ins: set[str] = set()
 
-    def _take(self, changes: Mapping[str, bytes | None]) -> set[AppId]:
+    def _take(
+        self, changes: Mapping[str, bytes | None]
+    ) -> tuple[set[AppId], set[tuple[str, AppId]]]:
         changed: set[AppId] = set()
+        gone: set[tuple[str, AppId]] = set()
         for file, content in changes.items():
             self._stand_ins.discard(file)
-            # Whatever is not UTF-8 comes out as a backslash, which neither JSON nor a version has
-            # there: the app keeps its last good one, and the problem shows.
-            text = None if content is None else content.decode(errors="backslashreplace")
-            changed |= self._put(file, text)
-        return changed | self._stand_in()
+            if content is None:
+                gone.add(_place(PurePosixPath(file)))
+            else:
+                # Whatever is not UTF-8 comes out as a backslash, which neither JSON nor a version
+                # has there: the app keeps its last good one, and the problem shows.
+                changed |= self._put(file, content.decode(errors="backslashreplace"))
+        changed |= self._stand_in(gone)
+        return changed, gone
 
-    def _stand_in(self) -> set[AppId]:
+    def _stand_in(self, gone: set[tuple[str, AppId]]) -> set[AppId]:
         """A file that is there but cannot be used is not an absent one.
 
         Without an activation every version would take traffic. What was read before stays; else an
@@ -386,22 +520,32 @@ class _StoreStream(_FileStream):
         problems = self._tree.problems
         for file in self._stand_ins - problems.keys():
             self._stand_ins.discard(file)
-            changed |= self._put(file, None)
+            gone.add(_place(PurePosixPath(file)))
         for file, reason in problems.items():
             try:
-                known = self._documents.get(*_place(PurePosixPath(file)))
+                key = _place(PurePosixPath(file))
             except Invalid:
                 continue
-            if known is None:
+            if self._documents.get(*key) is None or key in gone:
+                gone.discard(key)
                 self._stand_ins.add(file)
                 changed |= self._put(file, "", f" ({reason})")
         return changed
 
-    def _put(self, file: str, text: str | None, remark: str = "") -> set[AppId]:
-        folder, app = _place(PurePosixPath(file))
-        origin = f"{self._root.name}/{file}{remark}"
-        document = None if text is None else Document(text, origin)
+    def _put(self, file: str, text: str, remark: str = "") -> set[AppId]:
+        folder, app = key = _place(PurePosixPath(file))
+        self._holds.seen(key)
+        document = Document(text, f"{self._root.name}/{file}{remark}")
         return {app} if self._documents.put(folder, app, document) else set()
+
+    def _things(self) -> dict[tuple[str, AppId], Stored]:
+        return {key: Stored(*key, document) for key, document in self._documents.all().items()}
+
+    def _put_back(self, things: Iterable[Stored]) -> set[AppId]:
+        return {one.app for one in things if self._documents.put(*one)}
+
+    def _discard(self, keys: Iterable[tuple[str, AppId]]) -> set[AppId]:
+        return {app for folder, app in keys if self._documents.put(folder, app, None)}
 
     def _problems(self) -> Mapping[str, str]:
         return self._tree.problems

@@ -5,7 +5,8 @@ The rules:
 * Only a completed list or a delete event takes a document away. While etcd is away the last known
   state stays, and its age shows.
 * A broken watch is resumed from the last change seen. Only lost history (compacted, wiped,
-  restored) leads to a new list, of which the difference is taken over.
+  restored) leads to a new list, of which the difference is taken over. But a list, the first one
+  too, that would take away too much at once is not believed in that (see `holds`).
 * A value that cannot be a document is one all the same: one that its parser refuses, so that it is
   a problem of that one app, which keeps its last good one. Only a key that names no app is skipped.
 """
@@ -16,7 +17,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -24,6 +25,8 @@ import structlog
 from vulcanized.appconfig import MAX_CONFIG_BYTES
 from vulcanized.errors import Expired, Rewound, SourceError
 from vulcanized.etcd import Batch, EtcdClient
+from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, Stored
+from vulcanized.holds import Guarding, Holds
 from vulcanized.model import AppId, Document, SourcePhase, SourceState
 from vulcanized.reflector import Backoff, Uniform
 from vulcanized.slot import Clock, DirtyApps
@@ -54,6 +57,7 @@ class EtcdSource:
         prefix: str,
         dirty: DirtyApps,
         *,
+        guarding: Guarding | None = None,
         clock: Clock = time.monotonic,
         uniform: Uniform = random.uniform,
     ) -> None:
@@ -64,6 +68,16 @@ class EtcdSource:
         self._clock = clock
         self._configs = f"{prefix}/apps/"
         self._activations = f"{prefix}/active/"
+        self._folders = {self._configs: CONFIGS, self._activations: ACTIVATIONS}
+        guarding = guarding or Guarding()
+        self._holds = Holds(
+            self.name,
+            DOCUMENTS,
+            guarding,
+            guarding.baseline.documents,
+            clock=clock,
+            uniform=uniform,
+        )
         self._lock = threading.Lock()
         self._documents: dict[str, dict[AppId, Document]] = {
             self._configs: {},
@@ -104,7 +118,7 @@ class EtcdSource:
         return self._position.get(self._activations, 0)
 
     def state(self) -> SourceState:
-        """How the stream is doing now. Relist causes: `expired`, `rewound`.
+        """How the stream is doing now. Relist causes: `expired`, `rewound`, `held`.
 
         `skipped`: keys there are that name no app.
         """
@@ -120,7 +134,17 @@ class EtcdSource:
             relists=relists,
             skipped=skipped,
             error=self._error,
+            held=len(self._holds),
+            holding=self._holds.message(),
         )
+
+    def accept(self) -> int:
+        """Take what etcd says as it is: let go what is held. How many documents that were."""
+        with self._lock:
+            let_go = self._holds.accept()
+            self._discard(let_go)
+        self._dirty.mark({app for _, app in let_go})
+        return len(let_go)
 
     # --- how it gets to know ---
 
@@ -151,8 +175,14 @@ class EtcdSource:
                     skipped.add(key)
                 else:
                     fresh[prefix][app] = _document(key, value, created)
-        changed = _difference(self._documents, fresh)
         with self._lock:
+            before = self._stored(self._documents) if self.spoken else None
+            held = self._holds.judge(before, self._stored(fresh), self._cause or "start")
+            for prefix, folder in self._folders.items():
+                fresh[prefix].update(
+                    (s.app, s.document) for s in held.values() if s.folder == folder
+                )
+            changed = _difference(self._documents, fresh)
             self._documents, self._skipped = fresh, set()
             if self._cause:
                 self._relists[self._cause] = self._relists.get(self._cause, 0) + 1
@@ -174,6 +204,31 @@ class EtcdSource:
         else:
             self.spoken = True
             self._dirty.mark_all()
+        self._verify(stop)
+
+    def _verify(self, stop: threading.Event) -> None:
+        """Let go what the list confirms."""
+        gone = self._holds.verify(stop)
+        with self._lock:
+            let_go = self._holds.release(gone)
+            self._discard(let_go)
+        self._dirty.mark({app for _, app in let_go})
+
+    def _stored(
+        self, documents: Mapping[str, Mapping[AppId, Document]]
+    ) -> dict[tuple[str, AppId], Stored]:
+        return {
+            (folder, app): Stored(folder, app, document)
+            for prefix, folder in self._folders.items()
+            for app, document in documents[prefix].items()
+        }
+
+    def _discard(self, keys: Iterable[tuple[str, AppId]]) -> None:
+        """Forget documents, under the lock."""
+        for prefix, folder in self._folders.items():
+            for of, app in keys:
+                if of == folder:
+                    self._documents[prefix].pop(app, None)
 
     def _follow(self, stop: threading.Event) -> None:
         with self._client.watch(self._position, stop) as batches:
@@ -182,6 +237,9 @@ class EtcdSource:
                 self._heard = now = self._clock()
                 if batch.prefix:
                     self._apply(batch, now)
+                if (due := self._holds.due) is not None and now >= due:
+                    self._placed, self._cause = False, "held"
+                    return
 
     def _apply(self, batch: Batch, since: float) -> None:
         changed: set[AppId] = set()
@@ -194,6 +252,7 @@ class EtcdSource:
                     continue
                 before = documents.get(app)
                 document = None if value is None else _document(key, value, created)
+                self._holds.seen((self._folders[batch.prefix], app))
                 if document == before:
                     continue
                 if document is None:

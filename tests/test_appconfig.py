@@ -12,13 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vulcanized.appconfig import (
-    AppConfig,
-    activation_text,
-    app_schema,
-    parse_activation,
-    parse_app_config,
-)
+from vulcanized.activation import activation_text, parse_activation
+from vulcanized.appconfig import AppConfig, app_schema, parse_app_config
 from vulcanized.errors import Invalid
 from vulcanized.model import Balance, HealthCheck, PathKind, Protocol, Route, Share, Timeouts
 
@@ -138,7 +133,7 @@ REFUSED = [
     ('{"max_body_size": "much"}', "not a size"),
     ('{"hosts": ["' + "a" * 1_000_000 + '"]}', "larger than 256 KiB"),
     ("[" * 100_000, "not JSON"),
-    ("\ud800", "unicode"),
+    ("\ud800", "surrogate"),
 ]
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import strptime
 
-from vulcanized.appconfig import AppSpec, activation_text, parse_activation, parse_app_config
+from vulcanized.activation import activation_text, parse_activation
+from vulcanized.appconfig import AppSpec, parse_app_config
 from vulcanized.errors import Invalid
 from vulcanized.model import (
     ANY_VERSION,

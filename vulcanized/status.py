@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vulcanized.appconfig import activation_text
+from vulcanized.activation import activation_text
 from vulcanized.model import (
     ANY_VERSION,
     Built,

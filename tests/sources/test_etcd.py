@@ -17,7 +17,8 @@ from tests.servers.etcd import Etcd
 from tests.servers.fixtures import NewEtcd
 from tests.servers.relay import Relay
 from tests.servers.wait import eventually
-from vulcanized.appconfig import parse_activation, parse_app_config
+from vulcanized.activation import parse_activation
+from vulcanized.appconfig import parse_app_config
 from vulcanized.errors import Invalid
 from vulcanized.etcd import EtcdClient, watch
 from vulcanized.etcd.access import Login

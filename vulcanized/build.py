@@ -8,8 +8,8 @@ activation under it. Both give the same answer for the same input, whatever came
 
 from __future__ import annotations
 
+import hashlib
 import re
-import zlib
 from calendar import timegm
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -280,9 +280,12 @@ def _port(pod: Pod, wanted: int | str | None) -> int | None:
 
 
 def _server_name(pod: Pod, port: int) -> str:
-    """The pod's name for people, and a mark that changes with its uid, address or port."""
-    mark = zlib.crc32(f"{pod.uid} {pod.ip} {port}".encode())
-    return f"{_NOT_IN_A_NAME.sub('_', pod.name)[:80]}-{mark:08x}"
+    """The pod's name for people, and a mark that changes with its uid, address or port.
+
+    On disk anybody can write any uid: two with one mark must not be found by trying.
+    """
+    mark = hashlib.blake2b(f"{pod.uid} {pod.ip} {port}".encode(), digest_size=8).hexdigest()
+    return f"{_NOT_IN_A_NAME.sub('_', pod.name)[:80]}-{mark}"
 
 
 def _activate(

@@ -285,10 +285,11 @@ MEDDLING = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(module_edge: Edge) -> Iterator[Edge]:
+@pytest.fixture(scope="module", params=[500, 0], ids=["few", "many"])
+def whole(module_edge: Edge, request: pytest.FixtureRequest) -> Iterator[Edge]:
     """All kinds of apps on a target that looks at what runs more often than it would."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vulcanized.targets.haproxy.target.MANY_BACKENDS", request.param)
         patch.setattr("vulcanized.targets.haproxy.target.LOOK_EVERY", 0.1)
         patch.setattr("vulcanized.targets.haproxy.target.LOOK_SHARE", 1)
         module_edge.show(*apps_of_all_kinds(module_edge))

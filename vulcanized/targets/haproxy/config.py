@@ -86,6 +86,7 @@ class _Block(NamedTuple):
 
 _NO_BLOCK: Final = _Block.of(())
 
+
 class Config:
     """Renders everything. `listen`: the addresses of the frontend.
 

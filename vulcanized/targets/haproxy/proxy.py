@@ -88,9 +88,13 @@ class Proxy:
                 raise
             live, started = self._start(wanted), True
         self._pid = live.processes.master
+        self.tidy()
+        return live, started
+
+    def tidy(self) -> None:
+        """Keep the log of an HAProxy that we started from growing without an end."""
         if self._settings.start:
             process.bound_log(self._folder.path)
-        return live, started
 
     def read_back(self) -> Live:
         """What runs; a reload by someone else is waited for. Raises ProxyUnreachable."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
 from vulcanized.model import AppId, Server
 from vulcanized.targets.haproxy import handover, plan
 from vulcanized.targets.haproxy.live import Live, LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import Master
-from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape
+from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape, app_of
 from vulcanized.targets.haproxy.plan import ServerPlan, TableChanges
 
 EVERYTHING: Final = "*"
@@ -203,8 +203,8 @@ class Running:
 
     # --- drift --------------------------------------------------------------------------------
 
-    def differences(self, live: Live) -> str:
-        """What is not as we left it, "" when all is: for a log line."""
+    def differences(self, live: Live, but: Container[AppId] = ()) -> str:
+        """What is not as we left it, "" when all is: for a log line. `but`: apps to leave out."""
         if live.processes.worker != self.processes.worker:
             return "worker"
         if live.structure != self.structure:
@@ -213,8 +213,9 @@ class Running:
             other = live.tables.get(name, {})
             if other != table or (name == REGEX and not _ordered(other)):
                 return name
-        for id_, servers in self._servers.items():
-            if not self._is_stuck(id_) and not self._same(id_, servers, live.servers[id_]):
+        for id_, servers in list(self._servers.items()):
+            same = self._is_stuck(id_) or self._same(id_, servers, live.servers[id_])
+            if not same and app_of(id_) not in but:
                 return id_
         return ""
 

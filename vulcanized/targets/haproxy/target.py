@@ -30,6 +30,7 @@ from vulcanized.settings import HaproxySettings
 from vulcanized.slot import Clock, HoldOff
 from vulcanized.targets.haproxy import plan, process, words
 from vulcanized.targets.haproxy.config import FILES, Config, Frame
+from vulcanized.targets.haproxy.glance import Glance
 from vulcanized.targets.haproxy.live import Live
 from vulcanized.targets.haproxy.master import Disagreed
 from vulcanized.targets.haproxy.parts import Part, Shape, make_part
@@ -62,6 +63,10 @@ LOOK_EVERY: Final = 1.0
 LOOK_AT_LEAST_EVERY: Final = 15.0
 LOOK_SHARE: Final = 50
 """What runs is read back once a second, or so seldom that it takes one 50th of the time."""
+MANY_BACKENDS: Final = 500
+"""From so many on, what runs is first looked at beside our thread."""
+GLANCE_EVERY: Final = 0.1
+"""Seconds between two questions whether that look has ended."""
 LEAVING_EVERY: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 _ROUNDS: Final = 4
@@ -110,6 +115,7 @@ class HaproxyTarget:
         self._gather = HoldOff(hold_off, ceiling)
         self._asked: object = None
         self._templates_changed = False
+        self._glance: Glance | None = None
         self._look_at = 0.0
         self._leave_at: float | None = None
         self._write_at: float | None = None
@@ -289,8 +295,9 @@ class HaproxyTarget:
 
     def _attach(self, now: float) -> tuple[Running, bool]:
         """Look at what runs, when it is due; whether it had to be started."""
-        if self._running is not None and now < self._look_at:
-            return self._running, False
+        running = self._running
+        if running is not None and (now < self._look_at or self._at_a_glance(running, now)):
+            return running, False
         try:
             live, started = self._proxy.attach(self._wanted)
         except TargetError:
@@ -298,9 +305,29 @@ class HaproxyTarget:
             raise
         read = self._clock()
         running = self._compare(live)
-        took = live.seconds + self._clock() - read
-        self._look_at = read + max(LOOK_EVERY, min(LOOK_AT_LEAST_EVERY, LOOK_SHARE * took))
+        self._look_again(live.seconds + self._clock() - read)
         return running, started
+
+    def _look_again(self, took: float) -> None:
+        pause = max(LOOK_EVERY, min(LOOK_AT_LEAST_EVERY, LOOK_SHARE * took))
+        self._look_at = self._clock() + pause
+
+    def _at_a_glance(self, running: Running, now: float) -> bool:
+        """Whether a glance is all the look that is needed now: it goes on, or was without doubt."""
+        if not self._look_at or len(running.structure) < MANY_BACKENDS:
+            return False
+        glance, self._glance = self._glance, None
+        if glance is None or glance.running is not running:
+            glance = Glance(self._proxy.read_back, running)
+        if not glance.ended:
+            self._glance, self._look_at = glance, now + GLANCE_EVERY
+        elif glance.doubt:
+            return False
+        else:
+            self._proxy.tidy()
+            self._watch_files()
+            self._look_again(glance.seconds)
+        return True
 
     def _compare(self, live: Live) -> Running:
         running = self._running
@@ -309,13 +336,16 @@ class HaproxyTarget:
             pids = {"version": process_.version, "pid": process_.master, "worker": process_.worker}
             log.info("haproxy found", target=self.name, **pids)
             return self._become(live)
-        if not self._folder.untouched():
-            log.warning("files changed by someone else", target=self.name)
-            self._write_at = self._clock()
+        self._watch_files()
         if drift := running.differences(live):
             log.warning("drift", target=self.name, what=drift)
             return self._become(live, running.stuck)
         return running
+
+    def _watch_files(self) -> None:
+        if not self._folder.untouched():
+            log.warning("files changed by someone else", target=self.name)
+            self._write_at = self._clock()
 
     def _become(self, live: Live, stuck: Iterable[str] = ()) -> Running:
         """This is what runs now; every app is to be compared with it."""
@@ -358,6 +388,8 @@ class HaproxyTarget:
             steps = running.show_all(live, self._wanted, self._shapes)
             self._write_at = self._clock()
         elif self._dirty:
+            if self._glance is not None:
+                self._glance.touched |= self._dirty
             changed = {app: self._wanted.get(app) for app in self._dirty}
             steps = running.show(changed, self._shapes)
             if self._write_at is None:

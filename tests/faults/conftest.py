@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.stage import Stage
 from tests.faults.stage import stage as made
-from tests.servers.fixtures import missing
+from tests.servers.fixtures import NewEtcd, missing
 from tests.servers.programs import ServerMissing, find_program
 
 
@@ -22,4 +22,16 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     except ServerMissing as reason:
         missing(reason)
     with made(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def stage_of_three(tmp_path: Path, new_etcd: NewEtcd) -> Iterator[Stage]:
+    """An etcd of three members, all known to the daemon, which talks to the first."""
+    try:
+        find_program("haproxy")
+    except ServerMissing as reason:
+        missing(reason)
+    with made(tmp_path, etcd=new_etcd(members=3)) as started:
+        started.add_pod("todo-green-1", version="green")
         yield started

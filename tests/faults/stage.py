@@ -251,8 +251,9 @@ class Counter:
         self.most = 0
 
     def _run(self) -> None:
-        before = self._count()
-        while not self._stop.wait(1.0):
+        before, stopped = self._count(), False
+        while not stopped:
+            stopped = self._stop.wait(1.0)
             now = self._count()
             self.most, before = max(self.most, now - before), now
 

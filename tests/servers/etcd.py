@@ -168,10 +168,11 @@ class Etcd:
 
     # A few operations by etcd's HTTP gateway, so that tests of our client need not trust it.
 
-    def put(self, key: str, value: str | bytes) -> int:
-        """Write a key; the revision after it."""
+    def put(self, key: str, value: str | bytes, member: int = 0) -> int:
+        """Write a key by way of one member; the revision after it."""
         data = value.encode() if isinstance(value, str) else value
-        answer = self.call("kv/put", {"key": _base64(key.encode()), "value": _base64(data)})
+        request = {"key": _base64(key.encode()), "value": _base64(data)}
+        answer = self.call("kv/put", request, member)
         return int(answer["header"]["revision"])
 
     def get(self, key: str) -> bytes | None:

@@ -26,6 +26,7 @@ from vulcanized.model import (
     Document,
     Endpoint,
     Outcome,
+    Problem,
     Remembered,
     SourcePhase,
     SourceState,
@@ -62,7 +63,10 @@ class World:
 
     def targets(self) -> list[RunnerState]:
         return [
-            RunnerState("edge", "haproxy", 7, 6, True, "", 0, {"updated": 3}, {"new_backend": 2}, 1)
+            RunnerState(
+                *("edge", "haproxy", 7, 6, True, "", 0, {"updated": 3}, {"new_backend": 2}, 1),
+                quarantined=(Problem(TODO, "quarantined", f"no {HOSTILE}", target="edge"),),
+            )
         ]
 
     def document(self) -> dict[str, Any]:
@@ -86,7 +90,10 @@ def test_status_tells_versions_servers_activation_and_problems() -> None:
     assert {problem["code"] for problem in app["problems"]} == {
         "config_invalid",
         "activation_held",
+        "quarantined",
     }
+    (target,) = document["targets"]
+    assert target["quarantined"] == [{"app": "default/todo", "reason": f"no {HOSTILE}"}]
     json.dumps(document)
 
 
@@ -105,6 +112,7 @@ def test_the_table_shows_every_part_and_takes_no_markup() -> None:
     shown = out.getvalue()
     for words in ("[red]infra[/red]", "pods", "stale", "edge (haproxy)", "6 of 7", "held: green"):
         assert words in shown
+    assert "1 apps quarantined" in shown
 
 
 def test_metrics_parse_and_carry_no_label_of_an_app() -> None:
@@ -127,6 +135,8 @@ def test_metrics_parse_and_carry_no_label_of_an_app() -> None:
     assert samples["vulcanized_apps_quarantined",] == 1
     assert samples["vulcanized_servers", ("state", "drain")] == 1
     assert samples["vulcanized_problems", ("code", "config_invalid")] == 1
+    assert samples["vulcanized_problems", ("code", "quarantined")] == 1
+    assert samples["vulcanized_target_quarantined_apps", ("target", "edge")] == 1
     assert samples["vulcanized_source_age_seconds", ("source", "pods")] == 12.5
     assert samples["vulcanized_source_state", ("source", "pods"), ("state", "stale")] == 1
     assert samples["vulcanized_source_relists_total", ("cause", "expired"), ("source", "pods")] == 1

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tests.factory import TODO
 from tests.servers.wait import eventually
 from vulcanized.errors import ProxyUnreachable
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome
+from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
 from vulcanized.slot import Slot
 from vulcanized.targets.runner import MAX_WAITING, Runner
 
@@ -25,10 +25,14 @@ class Scripted:
     def __init__(self, answer: Callable[[int, Change | None], Applied]) -> None:
         self._answer = answer
         self.calls: list[Change | None] = []
+        self.kept_back: tuple[Problem, ...] = ()
 
     def apply(self, change: Change | None, now: float) -> Applied:
         self.calls.append(change)
         return self._answer(len(self.calls), change)
+
+    def quarantined(self) -> tuple[Problem, ...]:
+        return self.kept_back
 
     def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
         return {}
@@ -102,6 +106,21 @@ def test_a_failed_change_is_handed_in_again_together_with_what_came_since() -> N
         assert set(last.apps) == {TODO, OTHER}
         assert runner.state().error == ""
         assert len(heard.effects) == 2
+
+
+def test_who_is_quarantined_is_told_also_when_the_apply_fails() -> None:
+    def answer(call: int, given: Change | None) -> Applied:
+        if call == 1:
+            return done(1)
+        raise ProxyUnreachable("away")
+
+    target = Scripted(answer)
+    runner = Runner(target, Slot(), Heard())
+    problem = Problem(TODO, "quarantined", "refused", target="scripted")
+    for kept_back in ((problem,), ()):
+        target.kept_back = kept_back
+        runner.step(None)
+        assert runner.state().quarantined == kept_back
 
 
 def test_an_unexpected_fault_shows_and_is_tried_again() -> None:

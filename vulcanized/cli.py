@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from vulcanized import __version__
 from vulcanized.errors import SettingsError, Unreachable, VulcanizedError
+from vulcanized.printable import printable
 
 if TYPE_CHECKING:
     from vulcanized.model import AppId, DesiredApp, Problem
+    from vulcanized.oneshot import Looked
     from vulcanized.settings import Settings
 
 OK, PROBLEMS, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(line: str) -> None:
-    print(f"vulcanized: {line}", file=sys.stderr)
+    print(f"vulcanized: {printable(line)}", file=sys.stderr)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -122,7 +124,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.once:
         from vulcanized.oneshot import run_once
 
-        return _tell(_problems(run_once(settings).snapshot.apps.values()))
+        done = run_once(settings)
+        return _tell(sorted([*_problems(done.snapshot.apps.values()), *done.quarantined]))
 
     def load() -> Settings:
         fresh = _settings(options)
@@ -147,7 +150,7 @@ def _render(options: argparse.Namespace) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(content, encoding="utf-8")
                 print(path)
-    return _tell(_problems(looked.snapshot.apps.values()))
+    return _tell_all(looked)
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -160,7 +163,7 @@ def _diff(options: argparse.Namespace) -> int:
         for line in _difference(target.name, target.actual(), target.rendered(apps)):
             changed = True
             sys.stdout.write(line)
-    _tell(_problems(looked.snapshot.apps.values()))
+    _tell_all(looked)
     return PROBLEMS if changed else OK
 
 
@@ -186,7 +189,7 @@ def _check(options: argparse.Namespace) -> int:
 
     looked = look(_quiet(options))
     apps = _desired(looked.snapshot.apps)
-    code = _tell(_problems(looked.snapshot.apps.values()))
+    code = _tell_all(looked)
     for state in (stream.state() for stream in looked.parts.streams):
         if state.skipped:
             code = max(code, PROBLEMS)
@@ -217,6 +220,7 @@ def _status(options: argparse.Namespace) -> int:
     troubled = any(app["problems"] for app in document["apps"]) or any(
         part["error"] for part in (*document["targets"], *document["sources"])
     )
+    troubled = troubled or any(source["held"] for source in document["sources"])
     return PROBLEMS if troubled else OK
 
 
@@ -266,6 +270,17 @@ def _desired(apps: Mapping[AppId, Any]) -> dict[AppId, DesiredApp]:
 
 def _problems(apps: Any) -> list[Problem]:
     return sorted(problem for built in apps for problem in built.problems)
+
+
+def _tell_all(looked: Looked) -> int:
+    """Print the problems of apps, and what a guard holds back."""
+    code = _tell(_problems(looked.snapshot.apps.values()))
+    for state in (stream.state() for stream in looked.parts.streams):
+        if state.held:
+            code = PROBLEMS
+            _say(f"source {state.name}: held: {state.holding}")
+            _say("without a daemon: VULCANIZED_GUARD__MAX_REMOVED=1 for one run")
+    return code
 
 
 def _tell(problems: Sequence[Problem]) -> int:

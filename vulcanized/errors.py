@@ -102,11 +102,12 @@ class Rejected(TargetError):
 
 
 class ReloadFailed(TargetError):
-    """The proxy did not confirm the reload in time or said it failed."""
+    """The proxy did not confirm the reload in time or said it failed; `said`: all of its words."""
 
-    def __init__(self, message: str, *, restored: bool) -> None:
+    def __init__(self, message: str, *, restored: bool, said: str = "") -> None:
         super().__init__(message)
         self.restored = restored
+        self.said = said
 
 
 class ProxyUnreachable(TargetError):

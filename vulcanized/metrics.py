@@ -144,7 +144,13 @@ class _State(Collector):
             "Objects that could not be read and were left out.",
             labels=["source"],
         )
+        held = GaugeMetricFamily(
+            "vulcanized_source_held_objects",
+            "Objects that a list would have removed, and that stay until it is confirmed.",
+            labels=["source"],
+        )
         for state in states:
+            held.add_metric([state.name], state.held)
             age.add_metric([state.name], state.age)
             records.add_metric([state.name], state.records)
             skipped.add_metric([state.name], state.skipped)
@@ -152,7 +158,7 @@ class _State(Collector):
                 phase.add_metric([state.name, each.value], float(each is state.phase))
             for cause, count in state.relists.items():
                 relists.add_metric([state.name, cause], count)
-        return (age, phase, records, relists, skipped)
+        return (age, phase, records, relists, skipped, held)
 
     def _collect_apps(self) -> Iterable[Metric]:
         snapshot = self._view().snapshot()
@@ -163,6 +169,8 @@ class _State(Collector):
             if built.desired is not None:
                 for backend in built.desired.backends:
                     servers.update(server.state for server in backend.servers)
+        for state in self._view().targets():
+            problems.update(problem.code for problem in state.quarantined)
         built_apps = snapshot.apps.values()
         yield _plain("vulcanized_generation", "Changes of desired so far.", snapshot.generation)
         yield _plain("vulcanized_apps", "Apps known.", len(snapshot.apps))
@@ -207,6 +215,12 @@ class _State(Collector):
             "0 while the last apply on the target failed.",
             ["target"],
             {(state.name,): float(not state.error) for state in states},
+        )
+        yield _gauge(
+            "vulcanized_target_quarantined_apps",
+            "Apps that stay on their last good config on the target, since it refuses theirs.",
+            ["target"],
+            {(state.name,): len(state.quarantined) for state in states},
         )
 
 

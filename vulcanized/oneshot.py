@@ -11,8 +11,10 @@ from vulcanized.daemon import Parts, Runtime, assemble
 from vulcanized.errors import SettingsError, Unreachable, VulcanizedError
 from vulcanized.memory import SqliteMemory
 from vulcanized.metrics import Metrics
+from vulcanized.model import Problem
 from vulcanized.reconciler import Reconciler, Snapshot, Stream
 from vulcanized.settings import Settings
+from vulcanized.status import quarantined_on
 
 SPEAK_SECONDS = 30.0
 """A one-shot command waits this long for every source to speak."""
@@ -20,15 +22,22 @@ SPEAK_SECONDS = 30.0
 FOLLOW_SECONDS = 15.0
 """And `run --once` this long for the targets to follow."""
 
+HELD_SECONDS = 15.0
+"""And for what a guard holds to be confirmed: longer than the second list takes to come."""
+
 USAGE = SettingsError.exit_code
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a one-shot command saw: everything built once, nothing applied."""
+    """What a one-shot command saw: everything built once.
+
+    `quarantined`: what was applied without these.
+    """
 
     parts: Parts
     snapshot: Snapshot
+    quarantined: tuple[Problem, ...] = ()
 
 
 def look(settings: Settings) -> Looked:
@@ -78,7 +87,8 @@ def _await_sources(streams: Sequence[Stream], stop: threading.Event) -> None:
 def run_once(settings: Settings) -> Looked:
     """Bring every target in step once, then leave everything running as it is.
 
-    Raises Unreachable for a silent source, and what a target failed with.
+    What a guard holds is given the time to be confirmed; what is held still is in the state of
+    the streams. Raises Unreachable for a silent source, and what a target failed with.
     """
     failed = threading.Event()
     runtime = Runtime(settings, Metrics(lambda: runtime), failed.set)
@@ -94,9 +104,23 @@ def run_once(settings: Settings) -> Looked:
             if hopeless or time.monotonic() >= deadline:
                 _raise_failures(runtime)
             failed.wait(0.01)
-        return Looked(runtime.parts, runtime.reconciler.snapshot())
+        quarantined = tuple(quarantined_on(runtime.targets()))
+        return Looked(runtime.parts, runtime.reconciler.snapshot(), quarantined)
     finally:
         runtime.stop(stop_proxies=False)
+
+
+def _settle(runtime: Runtime, failed: threading.Event) -> None:
+    """Wait until the targets are in step."""
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    while not _settled(runtime):
+        if failed.is_set():
+            raise VulcanizedError("a thread failed: see the log")
+        # What the settings are at fault for does not mend itself by waiting.
+        hopeless = any(state.exit_code == USAGE for state in runtime.targets())
+        if hopeless or time.monotonic() >= deadline:
+            _raise_failures(runtime)
+        failed.wait(0.01)
 
 
 def _settled(runtime: Runtime) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from vulcanized.activation import activation_text
 from vulcanized.model import (
     ANY_VERSION,
+    AppId,
     Built,
     Controller,
     Problem,
@@ -34,6 +35,9 @@ def status_document(
     controllers: Mapping[Any, Iterable[Controller]],
 ) -> Json:
     """The whole document. `controllers` by AppId, for the wanted number of pods."""
+    quarantined: dict[AppId, list[Problem]] = defaultdict(list)
+    for problem in quarantined_on(targets):
+        quarantined[problem.app].append(problem)
     return {
         "instance": instance,
         "version": version,
@@ -43,10 +47,15 @@ def status_document(
         "sources": [source_document(state) for state in sources],
         "targets": [target_document(state) for state in targets],
         "apps": [
-            app_document(built, controllers.get(app, ()))
+            app_document(built, controllers.get(app, ()), quarantined.get(app, ()))
             for app, built in sorted(snapshot.apps.items())
         ],
     }
+
+
+def quarantined_on(targets: Iterable[RunnerState]) -> list[Problem]:
+    """The apps that targets keep back."""
+    return [problem for state in targets for problem in state.quarantined]
 
 
 def is_ready(snapshot: Snapshot, targets: Sequence[RunnerState]) -> bool:
@@ -55,7 +64,7 @@ def is_ready(snapshot: Snapshot, targets: Sequence[RunnerState]) -> bool:
 
 
 def source_document(state: SourceState) -> Json:
-    """One stream; `age` in seconds."""
+    """One stream; `age` in seconds. `held`: objects that stay although a list is without them."""
     return {
         "name": state.name,
         "state": state.phase.value,
@@ -64,6 +73,8 @@ def source_document(state: SourceState) -> Json:
         "relists": dict(state.relists),
         "skipped": state.skipped,
         "error": state.error,
+        "held": state.held,
+        "holding": state.holding,
     }
 
 
@@ -79,11 +90,19 @@ def target_document(state: RunnerState) -> Json:
         "outcomes": dict(state.outcomes),
         "reloads": dict(state.reloads),
         "failures": state.failures,
+        "quarantined": [
+            {"app": str(problem.app), "reason": problem.message} for problem in state.quarantined
+        ],
     }
 
 
-def app_document(built: Built, controllers: Iterable[Controller] = ()) -> Json:
-    """One app: what is wanted, what is in effect, every version with its servers."""
+def app_document(
+    built: Built, controllers: Iterable[Controller] = (), more: Iterable[Problem] = ()
+) -> Json:
+    """One app: what is wanted, what is in effect, every version with its servers.
+
+    `more`: problems that targets have with it.
+    """
     desired = built.desired
     return {
         "app": str(built.app),
@@ -102,7 +121,7 @@ def app_document(built: Built, controllers: Iterable[Controller] = ()) -> Json:
         },
         "quarantined": built.quarantined,
         "versions": _versions(built, controllers),
-        "problems": [problem_document(problem) for problem in built.problems],
+        "problems": [problem_document(problem) for problem in (*built.problems, *more)],
     }
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vulcanized.printable import printable_document
 from vulcanized.status import activation_in_words
 
 Json = dict[str, Any]
@@ -17,6 +18,7 @@ _COLOURS = {"synced": "green", "starting": "yellow", "stale": "red"}
 
 def print_status(document: Json, console: Console | None = None) -> None:
     """Print the whole document. Every value goes in as text, never as rich's markup."""
+    document = printable_document(document)
     out = console or Console()
     state = "in step" if document["ready"] else "starting"
     out.print(
@@ -26,6 +28,9 @@ def print_status(document: Json, console: Console | None = None) -> None:
         )
     )
     out.print(_followed(document))
+    for source in document["sources"]:
+        if source["held"]:
+            out.print(Text(f"{source['name']}: held: {source['holding']}", style="yellow"))
     out.print(_apps(document))
     for app in document["apps"]:
         for problem in app["problems"]:
@@ -40,6 +45,8 @@ def _followed(document: Json) -> Table:
         notes = f"{source['records']} objects"
         if source["skipped"]:
             notes += f", {source['skipped']} skipped"
+        if source["held"]:
+            notes += f", {source['held']} held"
         table.add_row(
             "source",
             Text(source["name"]),
@@ -52,6 +59,8 @@ def _followed(document: Json) -> Table:
         if not target["error"] and target["generation"] < target["wanted"]:
             state = "following"
         notes = f"{sum(target['reloads'].values())} reloads"
+        if target["quarantined"]:
+            notes += f", {len(target['quarantined'])} apps quarantined"
         table.add_row(
             "target",
             Text(f"{target['name']} ({target['kind']})"),

@@ -238,6 +238,11 @@ class Edge:
 
         eventually(due_or_done, deadline, what, interval=0.01)
 
+    @property
+    def held(self) -> dict[str, str]:
+        """The apps that are quarantined, by name, each with the message."""
+        return {problem.app.name: problem.message for problem in self.target.quarantined()}
+
     # --- what runs ---------------------------------------------------------------------------
 
     def get(self, host: str | None = "todo.example.com", path: str = "/", **more: Any) -> Answer:

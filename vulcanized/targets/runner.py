@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from vulcanized.errors import TargetError
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome
+from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
 from vulcanized.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,8 @@ class Target(Protocol):
 
     `apply` merges a change into what it already holds (None: only what was due), and either
     returns what it did or raises TargetError, after which the same change may be handed in again.
+    `quarantined` tells the apps that it keeps back since their own config is refused; the rest is
+    in effect, and they do not hold up the generation.
     """
 
     @property
@@ -40,6 +42,7 @@ class Target(Protocol):
     @property
     def capabilities(self) -> frozenset[str]: ...
     def apply(self, change: Change | None, now: float) -> Applied: ...
+    def quarantined(self) -> tuple[Problem, ...]: ...
     def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]: ...
     def actual(self) -> Mapping[str, str]: ...
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None: ...
@@ -71,6 +74,7 @@ class RunnerState:
     outcomes: Mapping[str, int]
     reloads: Mapping[str, int]
     failures: int
+    quarantined: tuple[Problem, ...] = ()
 
 
 class Runner:
@@ -101,6 +105,7 @@ class Runner:
         self._outcomes: Counter[str] = Counter()
         self._reloads: Counter[str] = Counter()
         self._waiting: list[tuple[int, float]] = []
+        self._quarantined: tuple[Problem, ...] = ()
 
     def state(self) -> RunnerState:
         """What this target has done so far; a copy."""
@@ -116,6 +121,7 @@ class Runner:
                 dict(self._outcomes),
                 dict(self._reloads),
                 self._failures,
+                self._quarantined,
             )
 
     def run(self) -> None:
@@ -136,7 +142,10 @@ class Runner:
         """One apply. Returns what must be handed in again, and when to call the target next."""
         started = self._clock()
         try:
-            applied = self._target.apply(pending, started)
+            try:
+                applied = self._target.apply(pending, started)
+            finally:
+                self._quarantined = self._target.quarantined()
         except TargetError as error:
             self._fail(type(error).__name__, str(error), error.exit_code)
         except Exception as error:

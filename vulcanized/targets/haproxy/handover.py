@@ -7,11 +7,33 @@ is wanted no more; else they would answer 404 meanwhile. What nobody waits for i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from vulcanized.model import AppId, DesiredApp, Route, Server
 from vulcanized.targets.haproxy import words
-from vulcanized.targets.haproxy.parts import LIMITS, ROUTES, Entry, Part, Pool, Shape, route_entries
-from vulcanized.targets.haproxy.plan import Reach, Tables, traffic_now
+from vulcanized.targets.haproxy.parts import (
+    LIMITS,
+    ROUTES,
+    Entry,
+    Part,
+    Pool,
+    Shape,
+    route_entries,
+)
+from vulcanized.targets.haproxy.plan import Reach, Tables, reachable, traffic_now
+
+
+class Ground(NamedTuple):
+    """What is there: in a worker, or in the files. `servers` gives those of a backend."""
+
+    structure: Mapping[str, str]
+    tables: Tables
+    shapes: Mapping[str, Shape]
+    servers: Callable[[str], Iterable[Server]]
+
+    def reach(self, part: Part) -> Reach:
+        """How an app looks there."""
+        return reachable(part, self.structure, self.tables, self.shapes)
 
 
 def awaited(waiting: Iterable[Part], tables: Tables) -> dict[AppId, list[Route]]:
@@ -24,6 +46,36 @@ def awaited(waiting: Iterable[Part], tables: Tables) -> dict[AppId, list[Route]]
                 namespace, _, name = owner.partition("/")
                 found.setdefault(AppId(namespace, name), []).append(route)
     return found
+
+
+class Lent(NamedTuple):
+    """Apps with the routes that others wait for; `untouched` backends must stay as they are."""
+
+    parts: dict[AppId, Part]
+    untouched: frozenset[str]
+
+
+def lend(
+    waiting: Iterable[Part],
+    shown: Mapping[AppId, Part],
+    ground: Ground,
+) -> Lent:
+    """What goes on for the apps that wait: parts to show in place of those in `shown`."""
+    parts: dict[AppId, Part] = {}
+    untouched: set[str] = set()
+    for app, routes in awaited(waiting, ground.tables).items():
+        own = shown.get(app)
+        if own is not None:
+            lent = lending(app, own, routes)
+        else:
+            reach = left(app, routes, *ground)
+            if reach is None:
+                continue
+            lent = reach.part
+            untouched |= reach.untouched
+        if lent is not own:
+            parts[app] = lent
+    return Lent(parts, frozenset(untouched))
 
 
 def lending(app: AppId, own: Part, routes: Collection[Route]) -> Part:

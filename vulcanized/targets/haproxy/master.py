@@ -157,7 +157,9 @@ class Master:
                 seen = f"its worker is still {now.worker}"
                 if now.failed and now.reloads > before.reloads:
                     said = alerts(verdict) if verdict else "see its log for why"
-                    raise ReloadFailed(f"HAProxy failed to reload: {said}", restored=False)
+                    raise ReloadFailed(
+                        f"HAProxy failed to reload: {said}", restored=False, said=verdict
+                    )
                 if now.worker != before.worker:
                     return now
             if time.monotonic() > deadline or stop.wait(0.003):

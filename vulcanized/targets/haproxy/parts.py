@@ -106,6 +106,11 @@ class Part:
     entries: tuple[Entry, ...]
     traffic: tuple[Entry, ...]
 
+    @property
+    def judged(self) -> tuple[object, ...]:
+        """What of an app HAProxy may refuse: not its servers, nor where its traffic goes."""
+        return (tuple((pool.shape.id, pool.structure) for pool in self.pools), self.entries)
+
 
 # --- what a template sees ---------------------------------------------------------------------
 
@@ -320,6 +325,12 @@ def read_shapes(text: str) -> dict[str, Shape]:
         if shape.digest == mark[2]:
             found[shape.digest] = shape
     return found
+
+
+def app_of_mark(line: str) -> AppId | None:
+    """The app whose section begins with this line, None where none does."""
+    mark = _MARK.match(line)
+    return app_of(mark[1]) if mark else None
 
 
 def app_of(id_: str) -> AppId:

@@ -18,13 +18,22 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vulcanized.diff import key_changes
-from vulcanized.model import ANY_VERSION, DesiredApp, Endpoint, Server, ServerState
+from vulcanized.model import (
+    ANY_VERSION,
+    DesiredApp,
+    Endpoint,
+    PathKind,
+    Server,
+    ServerState,
+)
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.live import LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import ADDED, DELETED_OR_BUSY, DONE, Command, Replacement
 from vulcanized.targets.haproxy.parts import (
     ACTIVE,
+    HOSTS,
     REGEX,
+    REGEX_HOSTS,
     ROUTES,
     SHARED,
     SLOTS,
@@ -119,6 +128,28 @@ def _servers_for(desired: DesiredApp, id_: str) -> tuple[Server, ...]:
         for _, server in sorted(servers.items())
         if every or (server.version and id_ == words.backend_id(desired.app, server.version))
     )
+
+
+def kept_back(part: Part, tables: Tables) -> Part:
+    """An app whose own config was refused, without what of it no map can take: regexes.
+
+    Those that `tables` have of it stay, with their hosts; so does every other route.
+    """
+    known = tables.get(REGEX, {})
+    app = words.app_key(part.desired.app)
+    if all(known.get(entry.key) == app for entry in part.entries if entry.table == REGEX):
+        return part
+    regexes = [key for key, value in known.items() if value == app]
+    regex_hosts = {words.host_of_regex(key) for key in regexes}
+    routes = part.desired.routes
+    hosts = {route.host for route in routes if route.kind is not PathKind.REGEX} | regex_hosts
+    entries = (
+        *(Entry(HOSTS, host, host) for host in sorted(hosts)),
+        *(Entry(REGEX_HOSTS, host, "yes") for host in sorted(regex_hosts)),
+        *(entry for entry in part.entries if entry.table not in {HOSTS, REGEX_HOSTS, REGEX}),
+        *(Entry(REGEX, key, app) for key in sorted(regexes)),
+    )
+    return Part(part.desired, part.pools, entries, part.traffic)
 
 
 def _is_anothers(entry: Entry, tables: Tables) -> bool:

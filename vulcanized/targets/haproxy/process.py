@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import os
@@ -19,10 +20,11 @@ from typing import Final
 import structlog
 
 from vulcanized.errors import NotWritten, ProxyUnreachable, Rejected, ReloadFailed
-from vulcanized.model import Endpoint
+from vulcanized.model import AppId, Endpoint
 from vulcanized.targets.haproxy.config import CONFIG
 from vulcanized.targets.haproxy.live import alerts
-from vulcanized.targets.haproxy.parts import app_of
+from vulcanized.targets.haproxy.parts import app_of_mark
+from vulcanized.targets.quarantine import Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,10 @@ HARD_STOP_SECONDS: Final = 1.0
 _LONGEST_LOG: Final = 10 * 1024 * 1024
 # Where distributions put daemons; not on the PATH of everybody.
 _MORE_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+_PLACE: Final = re.compile(rf"\[[^\]]*/{re.escape(CONFIG)}:(\d+)\]")
+_MAP_PLACE: Final = re.compile(r"line (\d+) of file '[^']*/([a-z-]+\.map)'")
+_PLACED: Final = re.compile(r"^(?:[Pp]arsing )?\[[^\]]*\] ?: ")
 
 
 def find_program() -> str | None:
@@ -50,11 +56,10 @@ def required_program() -> str:
     return program
 
 
-def check(program: str, directory: Path, files: Mapping[str, str]) -> None:
-    """Let HAProxy check the files that stand in `directory`.
+def check(program: str, directory: Path, files: Mapping[str, str]) -> Verdict:
+    """What HAProxy says of the files that stand in `directory`.
 
-    Raises Rejected with its own words and the app that they point to, ProxyUnreachable when it
-    cannot be run or does not end.
+    Raises Rejected when it does not end, ProxyUnreachable when it cannot be run.
     """
     command = [program, "-c", "-f", str(directory / CONFIG)]
     try:
@@ -72,31 +77,49 @@ def check(program: str, directory: Path, files: Mapping[str, str]) -> None:
         ) from error
     except OSError as error:
         raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
-    if done.returncode != 0:
-        raise rejected(done.stdout.decode(errors="replace"), files)
+    if done.returncode == 0:
+        return Verdict(passed=True)
+    return verdict(done.stdout.decode(errors="replace"), files)
 
 
-def rejected(output: str, files: Mapping[str, str]) -> Rejected:
-    """HAProxy's refusal of `files`, with the app that its words point to."""
-    said = alerts(output)
-    app = _blamed(output, files)
+def rejected(verdict: Verdict) -> Rejected:
+    """HAProxy's refusal as an error, with the app that its words point to first."""
+    app = next(iter(verdict.named), None)
     whom = f"the config of app {app}" if app else "the config"
-    return Rejected(f"HAProxy refuses {whom}, change what it names: {said}", output)
+    return Rejected(f"HAProxy refuses {whom}, change what it names: {verdict.said}")
 
 
-def _blamed(output: str, files: Mapping[str, str]) -> str:
-    """The app of the first line that the output names, "" where that is no app's."""
-    output = "\n".join(line for line in output.splitlines() if "[ALERT]" in line)
-    entry = re.search(r"line (\d+) of file '[^']*/([a-z-]+\.map)'", output)
-    if entry is not None and entry[2] in files:
-        return "".join(files[entry[2]].splitlines()[int(entry[1]) - 1 :][:1]).rpartition(" ")[2]
-    place = re.search(rf"{re.escape(CONFIG)}:(\d+)\]", output)
-    if place is None:
-        return ""
-    lines = files[CONFIG].splitlines()[: int(place[1])]
-    marks = (re.match(r"backend (\S+:\S+) ", line) for line in reversed(lines))
-    mark = next((mark for mark in marks if mark), None)
-    return str(app_of(mark[1])) if mark else ""
+def verdict(output: str, files: Mapping[str, str]) -> Verdict:
+    """HAProxy's refusal of `files` in its own words."""
+    return Verdict(passed=False, said=alerts(output), named=_named(output, files))
+
+
+def _named(output: str, files: Mapping[str, str]) -> dict[AppId, str]:
+    """The apps whose lines HAProxy complains of."""
+    lines = files[CONFIG].splitlines()
+    marks = [(number, app) for number, line in enumerate(lines, 1) if (app := app_of_mark(line))]
+    found: dict[AppId, str] = {}
+    for line in output.splitlines():
+        if "[ALERT]" not in line:
+            continue
+        place, entry = _PLACE.search(line), _MAP_PLACE.search(line)
+        app = None
+        if entry is not None:
+            table = files.get(entry[2], "").splitlines()
+            app = _app_of_entry("".join(table[int(entry[1]) - 1 :][:1]))
+        elif place is not None and int(place[1]) <= len(lines):
+            index = bisect.bisect_right(marks, int(place[1]), key=lambda mark: mark[0])
+            app = marks[index - 1][1] if index else None
+        if app is not None:
+            found.setdefault(app, _PLACED.sub("", alerts(line)))
+    return found
+
+
+def _app_of_entry(line: str) -> AppId | None:
+    """The app that an entry of a map is about: its value, or its key."""
+    key, _, value = line.rpartition(" ")
+    namespace, slash, name = (value if "/" in value else key.partition(":")[0]).partition("/")
+    return AppId(namespace, name) if slash else None
 
 
 def refuse_taken(addresses: Iterable[Endpoint]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
 
 from vulcanized.errors import ProxyUnreachable, Rejected, ReloadFailed, TargetError
-from vulcanized.model import AppId
 from vulcanized.settings import HaproxySettings
 from vulcanized.slot import Clock
 from vulcanized.targets.haproxy import plan, process, words
@@ -22,13 +20,14 @@ from vulcanized.targets.haproxy.config import (
     Config,
     Frame,
     read_frame,
-    structure_digest,
 )
+from vulcanized.targets.haproxy.handover import Ground
+from vulcanized.targets.haproxy.judge import Judge, Parts
 from vulcanized.targets.haproxy.live import Live, alerts
 from vulcanized.targets.haproxy.master import Absent, Master
-from vulcanized.targets.haproxy.parts import REGEX, STRUCTURE, Part, Shape, read_shapes
+from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES, Shape, read_shapes
 from vulcanized.targets.haproxy.plan import LISTEN_KEY
-from vulcanized.targets.staged import Folder, Refusal, write_candidate
+from vulcanized.targets.staged import Folder
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +49,8 @@ class Known(NamedTuple):
 class Proxy:
     """One HAProxy: what has to do with its process and its files, not with what it shows.
 
+    `judge` knows which apps it refuses.
+
     Errors of `attach` and `reload` leave what served before serving, and its files in place.
     """
 
@@ -69,12 +70,11 @@ class Proxy:
         self._clock = clock
         self._child: process.Child | None = None
         self._pid: int | None = None
-        self._refusal = Refusal()
-        self._checked = ""
+        self.judge = Judge(config, folder, clock)
 
     # --- found or started -----------------------------------------------------------------------
 
-    def attach(self, wanted: Mapping[AppId, Part]) -> tuple[Live, bool]:
+    def attach(self, wanted: Parts) -> tuple[Live, bool]:
         """What runs, and whether it had to be started.
 
         Raises ProxyUnreachable after the files were checked and put in place for the day that it
@@ -123,25 +123,36 @@ class Proxy:
             return True
         return True
 
-    def _start(self, wanted: Mapping[AppId, Part]) -> Live:
-        """Start one with what is wanted; where that fails, with what stood there before."""
+    def _start(self, wanted: Parts) -> Live:
+        """Start one with what is wanted; where that fails, with what stood there before.
+
+        Where that fails too there is nothing to lose: with all apps that it does not refuse.
+        """
         program = process.required_program()
-        structure, digest = self._identify(wanted)
-        files, before = self._files(wanted), self._folder.read(FILES)
+        before, ground = self._folder.read(FILES), self.ground()
+        parts = self.judge.candidate(wanted, ground)
+        files = self._files(parts)
         fallback = before if CONFIG in before and before != files else None
-        failed = self._refusal.of(digest, self._clock())
-        if failed is None or fallback is None:
+        try:
+            if fallback is not None:
+                self.judge.raise_if_refused(wanted, ground)
             self._folder.write(files)
+            return self._launch(program, self._config.structure(parts.values()), files)
+        except (Rejected, ProxyUnreachable) as error:
+            failed = error
+        if fallback is not None:
+            log.error("haproxy starts with the files that stood there before", reason=str(failed))
+            self._folder.write(fallback)
             try:
-                return self._launch(program, structure, files)
+                return self._launch(program, {}, fallback)
             except (Rejected, ProxyUnreachable) as error:
-                failed = error
-                self._refusal.remember(digest, error, self._clock())
-        if fallback is None:
+                log.error("haproxy does not start with these either", reason=str(error))
+        settled = self.judge.settled(wanted, ground, self._stop)
+        if settled == parts:
             raise failed
-        log.error("haproxy starts with the files that stood there before", reason=str(failed))
-        self._folder.write(fallback)
-        return self._launch(program, {}, fallback)
+        files = self._files(settled)
+        self._folder.write(files)
+        return self._launch(program, self._config.structure(settled.values()), files)
 
     def _launch(self, program: str, structure: Mapping[str, str], files: Files) -> Live:
         """`structure`: what it must say that it is made of; empty: whatever it says."""
@@ -163,7 +174,7 @@ class Proxy:
                 raise ProxyUnreachable(f"HAProxy does not come up: {seen}")
         output = child.output()
         if f"{CONFIG}:" in output and "cannot bind" not in output:
-            raise process.rejected(output, files)
+            raise process.rejected(process.verdict(output, files))
         raise ProxyUnreachable(f"HAProxy does not start: {alerts(output)}")
 
     # --- files ----------------------------------------------------------------------------------
@@ -176,7 +187,7 @@ class Proxy:
         shapes: dict[str, Shape] = {}
         frames: dict[str, Frame] = {}
         found = self._folder.read((LAST_GOOD, CONFIG, STRUCTURE))
-        listen = dict(line.split(" ", 1) for line in found.get(STRUCTURE, "").splitlines())
+        listen = parse_entries(found.get(STRUCTURE, ""))
         for name in (LAST_GOOD, CONFIG):
             if name in found:
                 shapes |= read_shapes(found[name])
@@ -184,64 +195,29 @@ class Proxy:
                 frames[frame.digest] = frame
         return Known(shapes, frames)
 
-    def check(self, config: Config, parts: Mapping[AppId, Part], program: str, at: Path) -> None:
-        """Let HAProxy check the files for these apps, in the directory `at`.
+    def ground(self) -> Ground:
+        """What the files say that a HAProxy has which runs them."""
+        known = self.known()
+        found = self._folder.read((*TABLES, STRUCTURE))
+        tables = {name: parse_entries(text) for name, text in found.items()}
+        structure = tables.pop(STRUCTURE, {})
+        return Ground(structure, tables, known.shapes, lambda _: ())
 
-        Raises Rejected, ProxyUnreachable, NotWritten.
-        """
-        files = config.files(parts, plan.tables_of(parts.values()), config.frame_at(at))
-        write_candidate(at, files)
-        process.check(program, at, files)
-
-    def _files(self, parts: Mapping[AppId, Part]) -> Files:
+    def _files(self, parts: Parts) -> Files:
         return self._config.files(parts, plan.tables_of(parts.values()))
 
-    def _identify(self, parts: Mapping[AppId, Part]) -> tuple[dict[str, str], str]:
-        structure = self._config.structure(parts.values())
-        return structure, structure_digest(structure, plan.tables_of(parts.values())[REGEX])
-
-    def _stage(self, wanted: Mapping[AppId, Part]) -> None:
-        _, digest = self._identify(wanted)
-        self._accept(wanted, digest)
-        self._folder.write(self._files(wanted))
-
-    def _accept(self, wanted: Mapping[AppId, Part], digest: str) -> None:
-        """Let HAProxy check what is wanted, unless it has. Raises Rejected."""
-        refused = self._refusal.of(digest, self._clock())
-        if refused is not None:
-            raise refused
-        program = process.find_program()
-        if program is None:
-            # A sidecar may have no haproxy of its own: the reload is the check then.
-            log.warning("no haproxy program here: the config is not checked before a reload")
-        elif digest != self._checked:
-            try:
-                with self._folder.candidate() as at:
-                    self.check(self._config, wanted, program, at)
-            except Rejected as error:
-                self._refusal.remember(digest, error, self._clock())
-                raise
-        self._checked = digest
+    def _stage(self, wanted: Parts) -> None:
+        self._folder.write(self._files(self.judge.settled(wanted, self.ground(), self._stop)))
 
     # --- reload ---------------------------------------------------------------------------------
 
-    def raise_if_refused(self, wanted: Mapping[AppId, Part]) -> None:
-        """Raise what this was refused with, unless it is time to try it again."""
-        if self._refusal.pending:
-            refused = self._refusal.of(self._identify(wanted)[1], self._clock())
-            if refused is not None:
-                raise refused
-
-    def reload(
-        self, wanted: Mapping[AppId, Part], running: Mapping[str, str], good: Files | None
-    ) -> Live:
-        """Let it run what is wanted, by a reload that it confirms; what runs then.
+    def reload(self, parts: Parts, running: Mapping[str, str], good: Files | None) -> Live:
+        """Let it run what its check accepts, by a reload that it confirms; what runs then.
 
         `running`: what the worker is made of now. `good`: files for that worker, None when it
-        does not run ours. Raises Rejected, ReloadFailed, ProxyUnreachable.
+        does not run ours. Raises ReloadFailed, ProxyUnreachable.
         """
-        structure, digest = self._identify(wanted)
-        self._accept(wanted, digest)
+        structure = self._config.structure(parts.values())
         try:
             if running:
                 known = running.get(LISTEN_KEY, "").split(",")
@@ -253,12 +229,14 @@ class Proxy:
                 self._folder.keep(CONFIG, LAST_GOOD)
             else:
                 good = self._folder.read(FILES)
-            self._folder.write(self._files(wanted))
+            self._folder.write(self._files(parts))
             live = self._reload_confirmed(structure, running, good)
         except ReloadFailed as error:
-            self._refusal.remember(digest, error, self._clock())
+            self.judge.refuse(parts, error)
+            self.judge.blame(process.verdict(error.said, self._files(parts)).named, parts)
             raise
-        self._refusal.forget()
+        self.judge.forget()
+        self.judge.held.accepted()
         return live
 
     def _reload_confirmed(
@@ -282,9 +260,11 @@ class Proxy:
             raise failed
         said = process.log_since(self._folder.path, log_end) if self._settings.start else ""
         why = f"{failed} ({alerts(said)})" if "[ALERT]" in said else str(failed)
+        if isinstance(failed, ReloadFailed):
+            said += failed.said
         restored = self._put_back(running, good)
         state = "what ran before goes on" if restored else "what ran before is not back"
-        raise ReloadFailed(f"{why}; {state}", restored=restored) from failed
+        raise ReloadFailed(f"{why}; {state}", restored=restored, said=said) from failed
 
     def _put_back(self, running: Mapping[str, str], good: Files) -> bool:
         """Files and, if it has to be, process as they were; whether they are."""
@@ -311,3 +291,9 @@ class Proxy:
             pid = process.pid_of(self._folder.path)
             if pid is not None:
                 process.stop(pid)
+
+
+def parse_entries(text: str) -> dict[str, str]:
+    """The entries of a map that we wrote."""
+    pairs = (line.partition(" ") for line in text.splitlines())
+    return {key: value for key, _, value in pairs}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from vulcanized.model import AppId, Server
 from vulcanized.targets.haproxy import handover, plan
+from vulcanized.targets.haproxy.handover import Ground
 from vulcanized.targets.haproxy.live import Live, LiveServer, shows, stands_at
 from vulcanized.targets.haproxy.master import Master
 from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape, app_of
@@ -22,13 +23,20 @@ class Running:
     `shown` are the apps as this worker shows them, `behind` those that it cannot show wholly
     without a reload, each with the cause and the shapes that it lacks. Routes that one of these
     waits for stay with the app that has them, which is shown until then though it may be gone.
+    `held` are apps whose own config HAProxy refuses: they are not behind, they stay as they are.
     `stuck` are backends and maps that refused a command; they are left alone until the next reload.
 
     After Disagreed or ProxyUnreachable from `show_all` or `show` it is not known what is in
     effect: make another one from what is read back.
     """
 
-    def __init__(self, master: Master, live: Live, stuck: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        master: Master,
+        live: Live,
+        held: Container[AppId] = frozenset(),
+        stuck: Iterable[str] = (),
+    ) -> None:
         self.processes = live.processes
         self.structure = dict(live.structure)
         self.tables = {name: dict(live.tables.get(name, {})) for name in TABLES}
@@ -36,6 +44,7 @@ class Running:
         self.behind: dict[AppId, tuple[str, tuple[str, ...]]] = {}
         self.stuck = set(stuck)
         self._master = master
+        self._held = held
         self._servers: dict[str, tuple[Server, ...]] = {}
         self._leaving: dict[str, set[str]] = {}
         self._claims = plan.claims_of(())
@@ -57,13 +66,10 @@ class Running:
         """
         if not self.structure:
             return 0
-        reaches = {
-            app: plan.reachable(part, self.structure, self.tables, shapes)
-            for app, part in wanted.items()
-        }
-        untouched = self._settle(
-            wanted, reaches, shapes, lambda id_: plan.servers_of(live.servers[id_])
+        ground = Ground(
+            self.structure, self.tables, shapes, lambda id_: plan.servers_of(live.servers[id_])
         )
+        untouched = self._settle(wanted, ground)
         parts = self.shown.values()
         servers = ServerPlan()
         pools = {pool.shape.id: pool for part in parts for pool in part.pools}
@@ -88,12 +94,7 @@ class Running:
         # Whoever lends a route may have it back, or be rid of it.
         wanted = {**self._lending, **wanted}
         olds = [self.shown[app] for app in wanted if app in self.shown]
-        reaches = {
-            app: plan.reachable(part, self.structure, self.tables, shapes)
-            for app, part in wanted.items()
-            if part is not None
-        }
-        untouched = self._settle(wanted, reaches, shapes, lambda id_: self._servers.get(id_, ()))
+        untouched = self._settle(wanted, self.ground(shapes))
         news = [self.shown[app] for app in wanted if app in self.shown]
         pools = {pool.shape.id: pool for part in news for pool in part.pools}
         before = {pool.shape.id for part in olds for pool in part.pools}
@@ -119,52 +120,32 @@ class Running:
             plan.plan_removal(servers, id_, plan.live_servers((), names))
         self._delete(servers)
 
-    def _settle(
-        self,
-        wanted: Mapping[AppId, Part | None],
-        reaches: Mapping[AppId, plan.Reach],
-        shapes: Mapping[str, Shape],
-        servers: Callable[[str], Iterable[Server]],
-    ) -> set[str]:
+    def ground(self, shapes: Mapping[str, Shape]) -> Ground:
+        """What this worker has."""
+        return Ground(self.structure, self.tables, shapes, lambda id_: self._servers.get(id_, ()))
+
+    def _settle(self, wanted: Mapping[AppId, Part | None], ground: Ground) -> frozenset[str]:
         """Let `shown` be what is to be shown; the backends that must be left as they are."""
+        untouched: set[str] = set()
         for app, part in wanted.items():
             self.behind.pop(app, None)
             self._waiting.pop(app, None)
             if part is None:
                 self.shown.pop(app, None)
                 continue
-            reach = reaches[app]
+            held = app in self._held
+            reach = ground.reach(plan.kept_back(part, self.tables) if held else part)
             self.shown[app] = reach.part
-            if reach.cause:
+            untouched |= reach.untouched
+            if reach.cause and not held:
                 digests = tuple(pool.shape.digest for pool in part.pools)
                 self.behind[app] = (reach.cause, digests)
             if reach.part.entries != part.entries:
                 self._waiting[app] = part
-        untouched = {id_ for reach in reaches.values() for id_ in reach.untouched}
-        return untouched | self._lend(wanted, shapes, servers)
-
-    def _lend(
-        self,
-        wanted: Mapping[AppId, Part | None],
-        shapes: Mapping[str, Shape],
-        servers: Callable[[str], Iterable[Server]],
-    ) -> set[str]:
-        untouched: set[str] = set()
-        self._lending = {}
-        for app, routes in handover.awaited(self._waiting.values(), self.tables).items():
-            own = self.shown.get(app)
-            if own is not None:
-                lent = handover.lending(app, own, routes)
-            else:
-                reach = handover.left(app, routes, self.structure, self.tables, shapes, servers)
-                if reach is None:
-                    continue
-                lent = reach.part
-                untouched |= reach.untouched
-            if lent is not own:
-                self.shown[app] = lent
-                self._lending[app] = wanted.get(app)
-        return untouched
+        lent = handover.lend(self._waiting.values(), self.shown, ground)
+        self.shown |= lent.parts
+        self._lending = {app: wanted.get(app) for app in lent.parts}
+        return lent.untouched | untouched
 
     def _plan(
         self, servers: ServerPlan, id_: str, pool: Pool | None, live: Mapping[str, LiveServer]

@@ -25,10 +25,10 @@ from vulcanized.errors import (
     TargetError,
     TemplateFailed,
 )
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome
+from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
 from vulcanized.settings import HaproxySettings
 from vulcanized.slot import Clock, HoldOff
-from vulcanized.targets.haproxy import plan, process, words
+from vulcanized.targets.haproxy import judge, plan, process, words
 from vulcanized.targets.haproxy.config import FILES, Config, Frame
 from vulcanized.targets.haproxy.glance import Glance
 from vulcanized.targets.haproxy.live import Live
@@ -102,11 +102,13 @@ class HaproxyTarget:
         self._templates = Templates("haproxy", settings.templates, stop)
         self._config = Config(settings.directory, settings.listen, self._templates)
         self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
+        self._judge = self._proxy.judge
         self._wanted: dict[AppId, Part] = {}
         self._failed: dict[AppId, tuple[DesiredApp, TargetError]] = {}
         self._stale: dict[AppId | None, TargetError] = {}
         self._dirty: set[AppId] = set()
         self._generation = self._in_effect = 0
+        self._told: tuple[Problem, ...] = ()
         self._begun = False
         self._running: Running | None = None
         self._unseen: Live | None = None
@@ -146,20 +148,33 @@ class HaproxyTarget:
         return self._folder.read(FILES)
 
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None:
-        """Let HAProxy check the files for these apps. Raises Rejected, TemplateFailed,
-        ProxyUnreachable.
+        """Let HAProxy check the files for these apps.
+
+        Raises Rejected, which names all apps that it refuses, TemplateFailed, ProxyUnreachable.
         """
         config = Config(self._settings.directory, self._settings.listen, self._templates)
-        parts = {app: config.part(desired, None) for app, desired in apps.items()}
+        parts: dict[AppId, Part] = {}
+        refused: dict[AppId, str] = {}
+        for app, desired in sorted(apps.items()):
+            try:
+                parts[app] = config.part(desired, None)
+            except (Rejected, TemplateFailed) as error:
+                refused[app] = str(error)
+                if len(refused) == len(apps):
+                    raise
         with tempfile.TemporaryDirectory(prefix="vulcanized-") as folder:
-            self._proxy.check(config, parts, process.required_program(), Path(folder))
+            refused |= judge.culprits(config, parts, process.required_program(), Path(folder))
+        if refused:
+            told = "; ".join(f"{app}: {reason}" for app, reason in sorted(refused.items()))
+            raise Rejected(f"HAProxy refuses the config of app {told}")
 
     # --- apply ---------------------------------------------------------------------------------
 
     def apply(self, change: Change | None, now: float) -> Applied:
         """Bring HAProxy in step with all changes up to this one; see `Target` in the runner.
 
-        What fails for one app is raised when all the rest is done.
+        What is wrong with single apps is to be seen in `quarantined`; what fails for all of them
+        is raised when all the rest is done.
         """
         with self._lock:
             self._begin()
@@ -171,10 +186,46 @@ class HaproxyTarget:
             except TargetError as error:
                 self._leave_in_order(error)
                 raise
-            failed = (error for _, error in self._failed.values())
-            if left_behind := (*self._stale.values(), *failed):
-                raise left_behind[0].with_traceback(None)
+            finally:
+                self._tell()
+            if broken := self._broken():
+                raise broken.with_traceback(None)
             return applied
+
+    def quarantined(self) -> tuple[Problem, ...]:
+        """The apps whose own config is refused, each with why and what goes on of it."""
+        return self._told
+
+    def _tell(self) -> None:
+        """Say who is quarantined since the last call, and who is not any more."""
+        shown = self._running.shown if self._running is not None else {}
+        held = self._judge.held.reasons().items()
+        reasons = {app: f"HAProxy refuses it: {why}" for app, why in held}
+        reasons |= {app: str(error) for app, error in self._stale.items() if app is not None}
+        reasons |= {app: str(error) for app, (_, error) in self._failed.items()}
+        told = []
+        for app, reason in sorted(reasons.items()):
+            goes_on = app in shown and shown[app].pools
+            state = "its last good config stays" if goes_on else "it is not routed"
+            text = f"{reason}; {state} on target {self.name} until its config or template changes"
+            told.append(Problem(app, "quarantined", text, target=self.name))
+        before = {problem.app: problem for problem in self._told}
+        self._told = tuple(told)
+        for problem in told:
+            if problem != before.pop(problem.app, None):
+                fields = {"target": self.name, "app": str(problem.app)}
+                log.warning("quarantined", **fields, reason=problem.message)
+        for app in before:
+            log.info("released", target=self.name, app=str(app))
+
+    def _broken(self) -> TargetError | None:
+        """What is wrong with the templates rather than with one app."""
+        failures = [error for _, error in self._failed.values()]
+        failures += [error for app, error in self._stale.items() if app is not None]
+        every = len(failures) == len(self._wanted.keys() | self._failed.keys())
+        if None not in self._stale and failures and every:
+            return next((each for each in failures if isinstance(each, TemplateFailed)), None)
+        return self._stale.get(None)
 
     def _begin(self) -> None:
         """Take the directory, and from it what HAProxy was given by the daemon before us."""
@@ -206,10 +257,11 @@ class HaproxyTarget:
     def _pass(self, now: float) -> Applied:
         running, started = self._attach(now)
         steps = self._bring(running)
-        cause = self._reload_if_due() or (plan.START if started else "")
         self._delete_leaving()
+        self._try_again(running)
+        cause = self._reload_if_due() or (plan.START if started else "")
         self._write_if_due()
-        if not (self._lacking() or self._failed or self._stale):
+        if not (self._lacking() or self._dirty or self._broken()):
             self._in_effect = self._generation
         outcome = Outcome.UPDATED if steps else Outcome.UNCHANGED
         return Applied(Outcome.RELOADED if cause else outcome, self._in_effect, self._due(), cause)
@@ -225,7 +277,14 @@ class HaproxyTarget:
 
     def _due(self) -> float:
         """When something is to be done though nothing changes."""
-        times = (self._look_at, self._leave_at, self._write_at, self._gather.due())
+        times = (
+            self._look_at,
+            self._leave_at,
+            self._write_at,
+            self._gather.due(),
+            self._judge.due(),
+            self._clock() if self._dirty else None,
+        )
         return min(each for each in times if each is not None)
 
     # --- what is wanted ------------------------------------------------------------------------
@@ -251,6 +310,7 @@ class HaproxyTarget:
     def _drop(self, app: AppId) -> None:
         self._failed.pop(app, None)
         self._stale.pop(app, None)
+        self._judge.changed(app, None)
         if self._wanted.pop(app, None):
             self._dirty.add(app)
 
@@ -269,6 +329,7 @@ class HaproxyTarget:
                 return
         else:
             self._failed.pop(app, None)
+        self._judge.changed(app, part)
         self._wanted[app] = part
         self._dirty.add(app)
 
@@ -276,6 +337,7 @@ class HaproxyTarget:
         """Templates changed. What does not render stays as it was rendered, and tells."""
         log.info("templates changed", target=self.name)
         self._stale.clear()
+        self._judge.renew()
         self._templates_changed = True
         try:
             self._config.render_frame()
@@ -356,7 +418,8 @@ class HaproxyTarget:
         made_of = {value.partition(":")[0] for value in live.structure.values()}
         self._shapes = {digest: self._shapes[digest] for digest in self._shapes.keys() & made_of}
         self._frames = {digest: self._frames[digest] for digest in self._frames.keys() & made_of}
-        self._running, self._unseen = Running(self._proxy.master, live, stuck), live
+        self._running = Running(self._proxy.master, live, self._judge.held, stuck)
+        self._unseen = live
         return self._running
 
     def _bring(self, running: Running) -> int:
@@ -421,8 +484,10 @@ class HaproxyTarget:
         if not cause or running is None:
             self._asked, self._templates_changed = None, False
             self._gather.withdraw()
+            self._judge.abandon()
             return ""
-        self._proxy.raise_if_refused(self._wanted)
+        ground = running.ground(self._shapes)
+        self._judge.raise_if_refused(self._wanted, ground)
         asked = (cause, dict(running.behind), frozenset(running.stuck))
         due = self._gather.due()
         if due is None or asked != self._asked:
@@ -430,8 +495,11 @@ class HaproxyTarget:
             due = self._gather.request(self._clock())
         if due > self._clock():
             return ""
+        parts = self._accepted(running)
+        if parts is None:
+            return ""
         try:
-            live = self._proxy.reload(self._wanted, running.structure, self._files(running))
+            live = self._proxy.reload(parts, running.structure, self._files(running))
         except ReloadFailed:
             self._running = None
             raise
@@ -440,6 +508,28 @@ class HaproxyTarget:
         self._asked, self._templates_changed = None, False
         self._bring(self._become(live))
         return cause
+
+    def _accepted(self, running: Running) -> Mapping[AppId, Part] | None:
+        """What HAProxy's check accepts; None: it is still being looked for."""
+        before = self._judge.held.apps()
+        ground = running.ground(self._shapes)
+        parts = self._judge.accepted(self._wanted, ground, serving=bool(running.structure))
+        self._show_held(running, before)
+        return parts
+
+    def _try_again(self, running: Running) -> None:
+        """Let an app go whose time in quarantine is over, if HAProxy takes it now."""
+        before = self._judge.held.apps()
+        self._judge.retry(self._wanted, running.ground(self._shapes))
+        self._show_held(running, before)
+
+    def _show_held(self, running: Running, before: frozenset[AppId]) -> None:
+        changed = before ^ self._judge.held.apps()
+        if changed:
+            self._dirty |= changed
+            # What was stuck may have been theirs.
+            stuck = running.stuck
+            self._bring(self._become(self._proxy.read_back()) if stuck else running)
 
     def _delete_leaving(self) -> None:
         """Try again to delete what had sessions still."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from vulcanized.printable import printable
 
 
 def configure_logging(format_: str, level: str, stream: TextIO | None = None) -> None:
@@ -27,10 +30,11 @@ def configure_logging(format_: str, level: str, stream: TextIO | None = None) ->
     if as_json:
         final: list[Processor] = [
             structlog.processors.EventRenamer("message"),
-            structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+            structlog.processors.JSONRenderer(_json_line),
         ]
     else:
         final = [
+            _printable_values,
             structlog.dev.ConsoleRenderer(
                 colors=out.isatty(), timestamp_key="@timestamp", pad_event_to=22
             )
@@ -60,3 +64,19 @@ def configure_logging(format_: str, level: str, stream: TextIO | None = None) ->
     logging.getLogger("vulcanized").setLevel(level.upper())
     # What it warns of (each retry of a refused connection) is said once, in our own words.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def _printable_values(_logger: WrappedLogger, _name: str, line: EventDict) -> EventDict:
+    """Texts come from hostile places: they neither end a line nor move a terminal's cursor."""
+    for key, value in line.items():
+        if isinstance(value, str):
+            # Of a traceback only the lines stay, each set in so that it cannot pass for one of ours.
+            parts = value.split("\n") if key == "exception" else [value]
+            line[key] = "\n  ".join(map(printable, parts))
+    return line
+
+
+def _json_line(line: EventDict, **_options: object) -> str:
+    """One object; half a surrogate pair, which no UTF-8 has, is replaced."""
+    text = json.dumps(line, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode()

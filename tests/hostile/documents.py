@@ -1,0 +1,190 @@
+"""App configs and activations: valid ones full of what may be said, with hostile places in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.hostile.payloads import ALL, around, hostile
+
+Json = Any
+Place = tuple[str | int, ...]
+
+_HOST_TEXT = st.from_regex(r"[ab1_](?:[ab1_-]{0,4}[ab1_])?", fullmatch=True)
+hosts = st.one_of(
+    st.lists(_HOST_TEXT, min_size=1, max_size=3).map(".".join),
+    st.lists(_HOST_TEXT, min_size=1, max_size=3).map(lambda parts: "*." + ".".join(parts)),
+    st.sampled_from(("*", "todo.example.com", "TODO.Example.COM.", "xn--80ak6aa92e.com")),
+)
+plain_paths = st.one_of(
+    st.text("ab1/_.~%:@!$&*+,=-", max_size=10).map(lambda text: "/" + text),
+    st.sampled_from(("/", "/a", "/a/", "/a/b", "/%0a", "/%20", "/$HOME", "/%(id)")),
+)
+_ATOMS = (
+    "a", "b", "/", "-", "_", "\\.", "\\d", "\\w", "\\s", "[a-z]", "[^/]", "[^]]", "\\n", "\\x0a",
+    "\\\\", "\\]", "(?:a)", "(b)", "(a|b)", ".", "\\-", "\\$", "\\{", "\\t", "\\0", "\\b", "{", "}",
+    "\\u0041", "\\N{BULLET}", "\\Z", "\\h", "[\\w-]", "[a\\]b]", "[\\b]", "%", "&", "!", "@", "~", "=", ":", ",",
+)  # fmt: skip
+_REPEATS = ("", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}", "*?", "+?", "{,3}")
+regexes = st.builds(
+    lambda atoms, end: "/" + "".join(map("".join, atoms)) + end,
+    st.lists(st.tuples(st.sampled_from(_ATOMS), st.sampled_from(_REPEATS)), max_size=5),
+    st.sampled_from(("", "", "$", "|/b", "(?:/c|$)")),
+)
+_PATH = st.one_of(
+    plain_paths,
+    st.builds(lambda path: {"prefix": path}, plain_paths),
+    st.builds(lambda path: {"exact": path}, plain_paths),
+    st.builds(lambda path: {"regex": path}, regexes),
+)
+_DURATION = st.one_of(
+    st.floats(0.0001, 86400),
+    st.sampled_from(("5s", "500ms", "2m", "1h", "0.5s", "1ms", 1, 60, 86400)),
+)
+_COUNT = st.integers(1, 100)
+_HEADERS = st.dictionaries(
+    st.text("aZ1!#$&*+.^_|~-", min_size=1, max_size=6),
+    st.text("aZ1!#&()*+,./:;<=>?@[]^_|~ -", max_size=10),
+    max_size=2,
+)
+_HEADER_RULES = st.fixed_dictionaries(
+    {}, optional={"set": _HEADERS, "add": _HEADERS, "remove": st.just(["X-A"])}
+)
+_CHECK = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": plain_paths,
+        "port": st.integers(1, 65535),
+        "interval": _DURATION,
+        "timeout": _DURATION,
+        "rise": _COUNT,
+        "fall": _COUNT,
+        "expect": st.sampled_from(("200", "200-299", 204)),
+    },
+)
+_NETWORKS = st.lists(
+    st.sampled_from(("10.0.0.0/8", "::1", "10.0.0.1/8", "fe80::%a b/64")), max_size=2
+)
+
+configs = st.fixed_dictionaries(
+    {"hosts": st.lists(hosts, max_size=3)},
+    optional={
+        "paths": st.lists(_PATH, min_size=1, max_size=3),
+        "port": st.one_of(st.integers(1, 65535), st.sampled_from(("http", "h2c", "healthcheck"))),
+        "protocol": st.sampled_from(("http", "https", "tcp", "grpc")),
+        "balance": st.sampled_from(("roundrobin", "leastconn", "random", "first", "source", "uri")),
+        "sticky": st.sampled_from((True, {"cookie": "who"})),
+        "tls": st.just({"certificate": "todo", "hsts": {}}),
+        "redirects": st.lists(st.builds(lambda path: {"path": path, "to": "/b?c=d"}, plain_paths)),
+        "rewrite": st.builds(lambda path: {"strip_prefix": path}, plain_paths),
+        "request_headers": _HEADER_RULES,
+        "response_headers": _HEADER_RULES,
+        "compression": st.just({"types": ["text/html"]}),
+        "cors": st.just({"origins": ["https://*.example.com"], "methods": ["GET"]}),
+        "basic_auth": st.just({"users": {"me": "$5$salt$hashhashhash"}}),
+        "allow": _NETWORKS,
+        "deny": _NETWORKS,
+        "rate_limit": st.just({"requests": 5, "by": "X-Client"}),
+        "max_connections": st.one_of(_COUNT, st.fixed_dictionaries({"server": _COUNT, "app": _COUNT})),
+        "timeouts": st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(("connect", "server", "queue", "tunnel"), _DURATION),
+        ),
+        "retries": st.integers(0, 10),
+        "max_body_size": st.sampled_from(("10M", 1)),
+        "health_check": _CHECK,
+        "error_pages": st.just({"503": "<h1>gone</h1>"}),
+        "maintenance": st.booleans(),
+        "canary_match": st.just({"cookie": "canary"}),
+        "template": st.just("special"),
+    },
+)  # fmt: skip
+
+_WRONG = st.sampled_from(
+    (None, True, -1, 0, 1.5, 2**63, 10**400, [], {}, "", [[]], {"": {}}, [None], "\0")
+)
+
+
+def _places(value: Json, at: Place = ()) -> Iterator[Place]:
+    """Every place of a document, keys of objects and the document itself included."""
+    yield at
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _places(inner, (*at, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _places(inner, (*at, index))
+
+
+def _at(value: Json, place: Place) -> Json:
+    for step in place:
+        value = value[step]
+    return value
+
+
+def _changed(value: Json, place: Place, new: Json, key: str | None) -> Json:
+    """The document with another value at a place, or its key there called otherwise."""
+    if not place:
+        return new
+    first, *rest = place
+    if isinstance(value, list):
+        return [_changed(v, tuple(rest), new, key) if i == first else v for i, v in enumerate(value)]
+    if not rest and key is not None:
+        return {(key if k == first else k): v for k, v in value.items()}
+    return {k: _changed(v, tuple(rest), new, key) if k == first else v for k, v in value.items()}
+
+
+@st.composite
+def with_hostile_places(draw: st.DrawFn, documents: st.SearchStrategy[Json], most: int = 2) -> Json:
+    """A document in which up to `most` places say something hostile, near-valid or of no use."""
+    document = draw(documents)
+    for _ in range(draw(st.sampled_from((*range(1 + most), 1, 1)))):
+        place = draw(st.sampled_from(list(_places(document))))
+        old = _at(document, place)
+        named = place and isinstance(place[-1], str)
+        if named and draw(st.integers(0, 5)) == 0:
+            document = _changed(document, place, old, draw(around(str(place[-1]))))
+        elif isinstance(old, str):
+            document = _changed(document, place, draw(around(old)), None)
+        else:
+            document = _changed(document, place, draw(st.one_of(hostile, _WRONG)), None)
+    return document
+
+
+def _as_text(document: Json, plainly: bool) -> str:
+    """JSON, with what JSON need not escape as it is or not; lone surrogates stay what they are."""
+    return json.dumps(document, ensure_ascii=not plainly)
+
+
+@st.composite
+def broken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
+    """Text with something put in that JSON knows nothing of, mostly none."""
+    text = draw(texts)
+    if draw(st.integers(0, 7)):
+        return text
+    return draw(around(text))
+
+
+config_texts = broken(st.builds(_as_text, with_hostile_places(configs), st.booleans()))
+
+versions = st.one_of(
+    st.sampled_from(("blue", "green", "1.0.0", "42", "*")),
+    st.sampled_from(("blue", "green")),
+    st.from_regex(r"[aZ0](?:[aZ0._-]{0,6}[aZ0])?", fullmatch=True),
+)
+_WEIGHTS = st.builds(
+    lambda weights: {"weights": weights},
+    st.dictionaries(versions, st.sampled_from((0, 1, 10, 90, 1_000_000, -1, 1.5, "1")), max_size=4),
+)
+activation_texts = broken(
+    st.one_of(
+        versions,
+        versions.flatmap(around),
+        st.builds(_as_text, with_hostile_places(_WEIGHTS), st.booleans()),
+        st.sampled_from(ALL),
+        st.sampled_from(("blue", "green")).map(lambda version: f" {version}\n"),
+    )
+)

@@ -49,6 +49,9 @@ class Source:
     def run(self, stop: threading.Event) -> None:
         stop.wait(30)
 
+    def accept(self) -> int:
+        return 0
+
     def state(self) -> SourceState:
         return SourceState(self.name, SourcePhase.SYNCED, 0.0, len(self.pods_))
 

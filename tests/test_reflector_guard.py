@@ -107,7 +107,7 @@ def test_consul_template_1131_an_empty_list_takes_nothing_away() -> None:
     assert len(server.names()) == 4
     assert state.held == 4
     assert "default/todo-1, default/todo-2, default/todo-3, ..." in state.holding
-    assert "kill -s USR1" in state.holding
+    assert "--kill-whom=main -s USR1" in state.holding
 
 
 def test_half_a_list_adds_what_is_new_and_takes_no_more_than_its_share() -> None:
@@ -290,7 +290,7 @@ def test_it_is_said_once_with_what_to_do() -> None:
         server.follow()
     [held] = [each for each in lines if each["event"] == "held"]
     assert (held["objects"], held["cause"]) == (4, "expired")
-    assert "kill -s USR1" in held["hint"]
+    assert "--kill-whom=main -s USR1" in held["hint"]
 
 
 # --- the first list of a start ----------------------------------------------------------------

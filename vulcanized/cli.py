@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace) -> int:
         from vulcanized.oneshot import run_once
 
         done = run_once(settings)
-        return _tell(sorted([*_problems(done.snapshot.apps.values()), *done.quarantined]))
+        return _tell_all(done)
 
     def load() -> Settings:
         fresh = _settings(options)
@@ -274,7 +274,7 @@ def _problems(apps: Any) -> list[Problem]:
 
 def _tell_all(looked: Looked) -> int:
     """Print the problems of apps, and what a guard holds back."""
-    code = _tell(_problems(looked.snapshot.apps.values()))
+    code = _tell(sorted([*_problems(looked.snapshot.apps.values()), *looked.quarantined]))
     for state in (stream.state() for stream in looked.parts.streams):
         if state.held:
             code = PROBLEMS

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
@@ -33,11 +34,21 @@ from vulcanized.admin import (
     metrics_answer,
     text,
 )
+from vulcanized.baseline import Recorder, StoredBaseline
 from vulcanized.errors import SettingsError, VulcanizedError
+from vulcanized.holds import Guarding
 from vulcanized.memory import SqliteMemory
 from vulcanized.metrics import Metrics
 from vulcanized.model import SourcePhase, SourceState
-from vulcanized.reconciler import Cluster, Outlet, Reconciler, Snapshot, Store, Stream
+from vulcanized.reconciler import (
+    Cluster,
+    Outlet,
+    Reconciler,
+    Snapshot,
+    Store,
+    Stream,
+    observe,
+)
 from vulcanized.settings import HaproxySettings, Settings
 from vulcanized.slot import DirtyApps
 from vulcanized.status import is_ready, status_document
@@ -63,6 +74,7 @@ class Parts:
     store: Store
     targets: tuple[Target, ...]
     outlets: tuple[Outlet, ...]
+    guarding: Guarding
     closers: tuple[Callable[[], None], ...] = ()
 
     @property
@@ -79,36 +91,45 @@ def assemble(settings: Settings, stop: threading.Event) -> Parts:
         Outlet(target.name, target.capabilities, each.strict)
         for target, each in zip(targets, settings.targets, strict=True)
     )
-    store, close_store = _store(settings, dirty)
-    return Parts(dirty, _cluster(settings, dirty), store, targets, outlets, (close_store,))
+    guarding = Guarding(settings.guard.max_removed, StoredBaseline(settings.state))
+    store, close_store = _store(settings, dirty, guarding)
+    cluster = _cluster(settings, dirty, guarding)
+    return Parts(dirty, cluster, store, targets, outlets, guarding, (close_store,))
 
 
-def _cluster(settings: Settings, dirty: DirtyApps) -> Cluster:
+def _cluster(settings: Settings, dirty: DirtyApps, guarding: Guarding) -> Cluster:
     # Each live client costs memory and start-up time that the embedded default does not need.
     if settings.kubernetes is not None:
         from vulcanized.sources.kubernetes import KubernetesSource
 
-        return KubernetesSource(settings.kubernetes, dirty)
+        return KubernetesSource(settings.kubernetes, dirty, guarding=guarding)
+    from vulcanized.filetree import Patience
     from vulcanized.sources.directory import ManifestSource
 
     assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
     assert settings.directory.manifests is not None  # noqa: S101
-    return ManifestSource(settings.directory.manifests, dirty)
+    patience = Patience(most_gone=guarding.most)
+    return ManifestSource(settings.directory.manifests, dirty, patience=patience, guarding=guarding)
 
 
-def _store(settings: Settings, dirty: DirtyApps) -> tuple[Store, Callable[[], None]]:
+def _store(
+    settings: Settings, dirty: DirtyApps, guarding: Guarding
+) -> tuple[Store, Callable[[], None]]:
     """The store, and what to call when its streams have ended."""
     if settings.etcd is not None:
         from vulcanized.etcd import connect
         from vulcanized.sources.etcd import EtcdSource
 
         client = connect(settings.etcd)
-        return EtcdSource(client, settings.etcd.prefix, dirty), client.close
+        return EtcdSource(client, settings.etcd.prefix, dirty, guarding=guarding), client.close
+    from vulcanized.filetree import Patience
     from vulcanized.sources.directory import DirectoryStore
 
     assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
     assert settings.directory.store is not None  # noqa: S101
-    return DirectoryStore(settings.directory.store, dirty), lambda: None
+    patience = Patience(most_gone=guarding.most)
+    store = DirectoryStore(settings.directory.store, dirty, patience=patience, guarding=guarding)
+    return store, lambda: None
 
 
 def _target(each: HaproxySettings, settings: Settings, stop: threading.Event) -> Target:
@@ -128,6 +149,9 @@ class Runtime:
         self._failed = failed
         self.parts = assemble(settings, self._stop)
         self.memory = SqliteMemory(settings.state)
+        self.recorder = Recorder(
+            settings.state, partial(observe, self.parts.cluster, self.parts.store)
+        )
         self.reconciler = Reconciler(
             self.parts.cluster,
             self.parts.store,
@@ -135,7 +159,9 @@ class Runtime:
             self.parts.dirty,
             self.memory,
             resync=settings.sync.resync,
+            noted=self.recorder.note,
         )
+        self.parts.guarding.servers = self.reconciler.servers
         self.runners = tuple(
             Runner(target, outlet.slot, observer)
             for target, outlet in zip(self.parts.targets, self.parts.outlets, strict=True)
@@ -147,6 +173,7 @@ class Runtime:
         for runner, target in zip(self.runners, self.parts.targets, strict=True):
             self._spawn(f"target {target.name}", runner.run)
         self._spawn("reconciler", lambda: self.reconciler.run(self._stop))
+        self._spawn("recorder", lambda: self.recorder.run(self._stop))
         for stream in self.parts.streams:
             self._spawn(f"source {stream.name}", lambda stream=stream: stream.run(self._stop))  # type: ignore[misc]
 
@@ -183,6 +210,11 @@ class Runtime:
         for close in self.parts.closers:
             close()
         self.memory.close()
+
+    def accept(self) -> None:
+        """Take what the sources say as it is, once: let go whatever the guards hold."""
+        let_go = sum(stream.accept() for stream in self.parts.streams)
+        log.warning("told to take what the sources say as it is", let_go=let_go)
 
     def snapshot(self) -> Snapshot:
         """What the reconciler knows."""
@@ -239,6 +271,7 @@ class Daemon:
         self._wake.setblocking(False)
         self._end = False
         self._reread = False
+        self._accept = False
         self._broken = False
         self._runtime: Runtime | None = None
         self._admin: AdminServer | None = None
@@ -249,7 +282,7 @@ class Daemon:
         settings = self._load()
         previous = {
             number: signal.signal(number, self._signalled)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         }
         woken_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
@@ -270,6 +303,8 @@ class Daemon:
         del frame
         if number == signal.SIGHUP:
             self._reread = True
+        elif number == signal.SIGUSR1:
+            self._accept = True
         else:
             self._end = True
 
@@ -329,6 +364,9 @@ class Daemon:
                 self._reread, told = False, False
                 self._reload()
             runtime = self._current()
+            if self._accept:
+                self._accept = False
+                runtime.accept()
             if not told and runtime.ready():
                 told = True
                 apps = len(runtime.reconciler.snapshot().apps)

@@ -36,7 +36,8 @@ from vulcanized.slot import Clock
 
 log = structlog.get_logger(__name__)
 
-OVERRIDE = "systemctl kill -s USR1 vulcanized (kill -USR1 1 in a container)"
+# To the daemon alone: HAProxy takes this signal for "stop", and may be in the same control group.
+OVERRIDE = "systemctl kill --kill-whom=main -s USR1 vulcanized (kill -USR1 1 in a container)"
 
 _MOST_PORTS = 3  # of one pod
 _MOST_SERVERS = 5  # of one app

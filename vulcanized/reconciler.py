@@ -25,6 +25,7 @@ from vulcanized.model import (
     Pod,
     Problem,
     Remembered,
+    Server,
     SourceState,
 )
 from vulcanized.slot import DirtyApps, Slot
@@ -42,7 +43,10 @@ most this many."""
 
 
 class Stream(Protocol):
-    """One followed thing, one thread. `spoken`: it has delivered a whole first state."""
+    """One followed thing, one thread. `spoken`: it has delivered a whole first state.
+
+    `accept`: take what its server says as it is, also where a guard holds it; how much that was.
+    """
 
     @property
     def name(self) -> str: ...
@@ -50,6 +54,7 @@ class Stream(Protocol):
     def spoken(self) -> bool: ...
     def run(self, stop: threading.Event) -> None: ...
     def state(self) -> SourceState: ...
+    def accept(self) -> int: ...
 
 
 class Cluster(Protocol):
@@ -70,6 +75,17 @@ class Store(Protocol):
     def config(self, app: AppId) -> Document | None: ...
     def activation(self, app: AppId) -> Document | None: ...
     def apps(self) -> set[AppId]: ...
+
+
+def observe(cluster: Cluster, store: Store, app: AppId) -> Observed:
+    """All that the sources say of one app now."""
+    return Observed(
+        app,
+        cluster.pods(app),
+        cluster.controllers(app),
+        store.config(app),
+        store.activation(app),
+    )
 
 
 class Memory(Protocol):
@@ -116,7 +132,10 @@ class Reconciler:
         *,
         resync: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
+        noted: Callable[[Iterable[AppId]], None] = lambda apps: None,
     ) -> None:
+        """`noted`: is told which apps' sources said something, after the targets have it."""
+        self._noted = noted
         self._cluster = cluster
         self._store = store
         self._outlets = tuple(outlets)
@@ -145,6 +164,18 @@ class Reconciler:
         with self._lock:
             return Snapshot(self._generation, self._synced, dict(self._built), self._beat)
 
+    def servers(self, app: AppId) -> Sequence[Server] | None:
+        """The servers that the targets were given for an app; None before all sources spoke."""
+        if not self._synced:
+            return None
+        built = self._built.get(app)
+        desired = built.desired if built is not None else None
+        return [
+            server
+            for backend in (desired.backends if desired else ())
+            for server in backend.servers
+        ]
+
     def run(self, stop: threading.Event) -> None:
         """Reconcile until `stop` is set or the dirty set is closed."""
         self._remembered = self._memory.load()
@@ -163,7 +194,9 @@ class Reconciler:
         if not all(stream.spoken for stream in self._streams):
             return
         since = self._clock()
-        self._rebuild(self._known(), since, complete=True)
+        known = self._known()
+        self._rebuild(known, since, complete=True)
+        self._noted(known)
         self._next_resync = self._clock() + self._resync
         log.info("synced", apps=len(self._built), generation=self._generation)
 
@@ -174,6 +207,7 @@ class Reconciler:
             self._next_resync = now + self._resync
         if marked:
             self._rebuild(marked, min(marked.values()))
+            self._noted(marked)
         if self._backlog:
             slice_, self._backlog = self._backlog[:RESYNC_SLICE], self._backlog[RESYNC_SLICE:]
             self._rebuild(slice_, now)
@@ -240,13 +274,7 @@ class Reconciler:
         )
 
     def _observe(self, app: AppId) -> Observed:
-        return Observed(
-            app,
-            self._cluster.pods(app),
-            self._cluster.controllers(app),
-            self._store.config(app),
-            self._store.activation(app),
-        )
+        return observe(self._cluster, self._store, app)
 
     def _incapable(self, built: Built) -> tuple[Problem, ...]:
         """What a target cannot put into effect is said, per target, never ignored in silence."""

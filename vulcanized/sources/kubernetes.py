@@ -14,9 +14,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,7 +33,9 @@ from kubernetes.utils.keepalive import tcp_keepalive_socket_options
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from vulcanized.cutter import Cutter, cut_late, live_socket
-from vulcanized.errors import Refused, SettingsError, Unreachable
+from vulcanized.errors import Expired, Refused, SettingsError, Unreachable
+from vulcanized.guard import CONTROLLERS, PODS, Kind
+from vulcanized.holds import Baseline, Guarding, Holds
 from vulcanized.listwatch import Codec, status_error
 from vulcanized.model import AppId, Controller, Pod
 from vulcanized.objects import (
@@ -45,6 +48,7 @@ from vulcanized.objects import (
     Resource,
     controllers,
     pods,
+    shown,
 )
 from vulcanized.reflector import USUAL_TIMING, Cache, Reflector, Silent, Timing, Uniform
 from vulcanized.settings import KubernetesSettings
@@ -54,14 +58,19 @@ log = structlog.get_logger(__name__)
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-# Of a page of 500 objects (etcd keeps each under 1.5 MB by default), and of a refused request.
-_LARGEST_PAGE = 512 << 20
+# Bytes. Of a page, where smaller pages are asked for if it is too large (etcd keeps objects under
+# 1.5 MB by default), and of a refused request.
+_LARGEST_PAGE = 64 << 20
 _LARGEST_REFUSAL = 64 << 10
 
 _PLUGIN_SECONDS = 30
 
 # Seconds of silence until the kernel asks the peer, between two questions, and how many of them.
 _KEEPALIVE = {"idle": 15, "interval": 5, "count": 3}
+
+# We ask for none, but what is between us and the server may do as it likes. The others are read
+# without a bound of memory somewhere.
+_CODINGS = ("identity", "gzip", "x-gzip")
 
 _LOST = (OpenApiException, HTTPError, OSError, ValueError)
 """What the client and urllib3 raise when a request cannot be made or its answer not be read."""
@@ -73,10 +82,11 @@ Query = Sequence[tuple[str, str]]
 class Limits:
     """Seconds that the server may take, and how many objects it is asked for at a time.
 
-    `headers` is for the headers of an answer and `page` for the body of a page, from the first to
-    the last byte; `gap` is the longest silence in a watch before the server is asked whether it is
-    there. A mute server (it accepts, and never answers) is noticed after `connect + headers`, a
-    frozen one after `gap + headers`, a dead host or path in a watch after `_KEEPALIVE`.
+    `headers` is for a TLS handshake, and for the headers of an answer, `page` for the body of a
+    page, from the first to the last byte; `gap` is the longest silence in a watch before the server
+    is asked whether it is there. A mute server (it accepts, and never answers) is noticed after
+    `connect + headers`, a frozen one, and one that does not finish a line, after `gap + headers`, a
+    dead host or path in a watch after `_KEEPALIVE`.
     """
 
     connect: float = 5.0
@@ -98,6 +108,7 @@ class KubernetesSource:
         settings: KubernetesSettings,
         dirty: DirtyApps,
         *,
+        guarding: Guarding | None = None,
         limits: Limits = Limits(),
         timing: Timing = USUAL_TIMING,
         clock: Clock = time.monotonic,
@@ -113,16 +124,27 @@ class KubernetesSource:
             connections=len(namespaces) * (1 + len(_CONTROLLERS)),
         )
 
+        guarding = guarding or Guarding()
+
         def stream(
-            served: Served, namespace: str, resource: Resource[Record], cache: Cache[Record]
+            served: Served,
+            namespace: str,
+            resource: Resource[Record],
+            cache: Cache[Record],
+            counted: Kind[str, Record],
+            remembered: Callable[[], Iterable[Record]],
         ) -> Reflector[Record]:
             transport = ResourceTransport(server, served, namespace, settings.selector)
+            holds = Holds(
+                transport.name, counted, guarding, remembered, clock=clock, uniform=uniform
+            )
             return Reflector(
                 transport.name,
                 transport,
                 Codec(resource),
                 cache,
                 dirty,
+                holds=holds,
                 timing=timing,
                 clock=clock,
                 uniform=uniform,
@@ -134,12 +156,22 @@ class KubernetesSource:
         streams: list[Reflector[Pod] | Reflector[Controller]] = []
         for namespace in namespaces:
             self._pods[namespace] = Cache()
-            streams.append(stream(_PODS, namespace, pods(labels), self._pods[namespace]))
+            streams.append(
+                stream(
+                    _PODS,
+                    namespace,
+                    pods(labels),
+                    self._pods[namespace],
+                    PODS,
+                    partial(guarding.baseline.pods, namespace),
+                )
+            )
             caches = tuple(Cache[Controller]() for _ in _CONTROLLERS)
             self._controllers[namespace] = caches
             for served, cache in zip(_CONTROLLERS, caches, strict=True):
                 resource = controllers(served.kind, labels)
-                streams.append(stream(served, namespace, resource, cache))
+                known = partial(_of_kind, guarding.baseline, namespace, served.kind)
+                streams.append(stream(served, namespace, resource, cache, CONTROLLERS, known))
         self.streams = tuple(streams)
 
     def pods(self, app: AppId) -> tuple[Pod, ...]:
@@ -162,6 +194,10 @@ class KubernetesSource:
             for kind in caches:
                 found |= kind.apps()
         return found
+
+
+def _of_kind(baseline: Baseline, namespace: str, kind: str) -> Iterator[Controller]:
+    return (each for each in baseline.controllers(namespace) if each.kind == kind)
 
 
 class Served(NamedTuple):
@@ -200,6 +236,7 @@ class ResourceTransport:
             f'grant verbs list, watch on resource "{served.plural}" (apiGroup "{served.group}")'
         )
         self._selector: Query = [("labelSelector", selector)] if selector else []
+        self._objects = server.limits.objects
 
     def start(self, stop: threading.Event) -> None:
         """Have every wait of `page` and `watch` end when `stop` is set."""
@@ -207,12 +244,16 @@ class ResourceTransport:
 
     def page(self, more: str) -> bytes:
         """One page of the list, as the server has it now (no version: never one of before)."""
-        limits = self._server.limits
-        query = [*self._selector, ("limit", str(limits.objects))]
+        query = [*self._selector, ("limit", str(self._objects))]
         if more:
             query.append(("continue", more))
-        with self._get("list", query, limits.page) as response:
-            return self._server.read(response, _LARGEST_PAGE)
+        with self._get("list", query, self._server.limits.page) as response:
+            try:
+                return self._server.read(response, _LARGEST_PAGE)
+            except TooLarge as error:
+                self._objects = max(1, self._objects // 5)
+                said = f"{error}: pages of {self._objects} objects are asked for from now on"
+                raise Unreachable(said) from error
 
     @contextmanager
     def watch(self, version: str, seconds: int) -> Iterator[Iterator[bytes]]:
@@ -245,6 +286,11 @@ class ResourceTransport:
             opened = self._server.get(what, self._path, query, gap)
         except Forbidden as error:
             raise Refused(f"{what} is forbidden: {self._grant}; {error}") from error
+        except BadRequest as error:
+            if any(name == "resourceVersion" for name, _ in query):
+                # A version that this server cannot read is no place in its history.
+                raise Expired(str(error)) from error
+            raise
         try:
             yield opened
         finally:
@@ -254,6 +300,14 @@ class ResourceTransport:
 
 class Forbidden(Refused):
     """403: the server knows who we are, or takes us for anonymous, and does not allow it."""
+
+
+class BadRequest(Unreachable):
+    """400 or 422: the server can make nothing of the request."""
+
+
+class TooLarge(Unreachable):
+    """An answer of more bytes than we take."""
 
 
 class Server:
@@ -287,6 +341,11 @@ class Server:
                 self._forget(client)
             raise self._lost(what, error) from error
         response: urllib3.BaseHTTPResponse = answer.response
+        coding = response.headers.get("Content-Encoding", "identity").lower()
+        if coding not in _CODINGS:
+            response.close()
+            response.release_conn()
+            raise Unreachable(f"{self._host}: cannot {what}: compressed by {shown(coding)}")
         if response.status == 200:
             return response
         try:
@@ -304,16 +363,23 @@ class Server:
             )
         if response.status == 403:
             raise Forbidden(str(status_error(body, "the server says", 403)))
-        raise status_error(body, what, response.status, seconds)
+        refusal = status_error(body, what, response.status, seconds)
+        if response.status in (400, 422):
+            raise BadRequest(str(refusal), seconds)
+        raise refusal
 
     def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         """The whole body. Raises `Unreachable` when it does not come in time, or is too large."""
         sock = live_socket(response)  # None: the body came with the headers
         late = nullcontext() if sock is None else self._cutter.deadline(sock, self.limits.page)
-        body, lost = b"", None
+        parts: list[bytes] = []
+        size, lost = 0, None
         with late as deadline:
             try:
-                body = response.read(most + 1)
+                # Not at once: http.client keeps every chunk of one read by itself, however small.
+                while size <= most and (part := response.read(1 << 20)):
+                    parts.append(part)
+                    size += len(part)
             except _LOST as error:
                 lost = error
         # Asked first: a body without a length that is cut off looks complete.
@@ -322,26 +388,29 @@ class Server:
             raise Unreachable(f"{self._host}: {limit}") from lost
         if lost is not None:
             raise self._lost("read an answer", lost) from lost
-        if len(body) > most:
-            raise Unreachable(f"{self._host}: an answer of more than {most} bytes")
-        return body
+        if size > most:
+            raise TooLarge(f"{self._host}: an answer of more than {most >> 20} MiB")
+        return b"".join(parts)
 
     def chunks(self, response: urllib3.BaseHTTPResponse, what: str) -> Iterator[bytes]:
-        """The body as it comes in.
-
-        `stream` is the quicker by half, but where the body is not chunked it waits for a full
-        buffer.
-        """
-        try:
-            if getattr(response, "chunked", False):
-                yield from response.stream(1 << 16)
-            else:
-                while chunk := response.read1(1 << 16):
+        """The body as it comes in. Raises `Unreachable` too when a line of it takes too long."""
+        sock, longest = live_socket(response), self.limits.gap + self.limits.headers
+        late = nullcontext() if sock is None else self._cutter.deadline(sock, longest)
+        lost = None
+        with late as deadline:
+            try:
+                for chunk in _as_it_comes(response):
+                    if deadline is not None and b"\n" in chunk:
+                        deadline.renew()
                     yield chunk
-        except ReadTimeoutError as error:
-            raise Silent(f"{what}: nothing came for {self.limits.gap:g} s") from error
-        except _LOST as error:
-            raise self._lost(what, error) from error
+            except ReadTimeoutError as error:
+                raise Silent(f"{what}: nothing came for {self.limits.gap:g} s") from error
+            except _LOST as error:
+                lost = error
+        if deadline is not None and deadline.passed:
+            raise Unreachable(f"{what}: a line was not complete after {longest:g} s") from lost
+        if lost is not None:
+            raise self._lost(what, lost) from lost
 
     def _prepare(self, path: str, query: Query) -> tuple[ApiClient, str, dict[str, str]]:
         # Under the lock: it may run the credentials' exec plugin, and once is enough.
@@ -390,7 +459,8 @@ class Server:
                 client.close()
 
     def _lost(self, what: str, error: Exception) -> Unreachable:
-        return Unreachable(f"{self._host}: cannot {what}: {self._reason(error)}")
+        reason = shown(self._reason(error), "")
+        return Unreachable(f"{self._host}: cannot {what}: {reason}")
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, NewConnectionError):  # which is a ConnectTimeoutError
@@ -403,6 +473,18 @@ class Server:
             return " ".join(str(getattr(error, "reason", error)).split())
         cause = next((arg for arg in error.args if isinstance(arg, OSError)), None)
         return str(cause or error) or type(error).__name__
+
+
+def _as_it_comes(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """The body in chunks, each as soon as it is in.
+
+    `stream` is the quicker by half, but where the body is not chunked it waits for a full buffer.
+    """
+    if getattr(response, "chunked", False):
+        yield from response.stream(1 << 16)
+    else:
+        while chunk := response.read1(1 << 16):
+            yield chunk
 
 
 def _is_tls(error: Exception) -> bool:

@@ -22,6 +22,10 @@ coverage: ## all tests, and a table of the lines and branches that they never ra
 	@.ci/setup test
 	$(PYTHON_) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage/html $(ARGS)
 
+nightly: ## 100,000 hostile inputs, other ones each time; half an hour
+	@.ci/setup test
+	HYPOTHESIS_PROFILE=nightly $(PYTHON_) -m pytest -n 2 --dist load --timeout 1800 tests/hostile $(ARGS)
+
 check: ## ruff, mypy, import-linter
 	@.ci/setup test
 	$(PYTHON_) -m ruff check .

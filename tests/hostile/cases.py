@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import pytest
 from hypothesis import Phase, settings
@@ -28,6 +28,6 @@ def cases(number: int, *, shrink: bool = True) -> Callable[[Test], Test]:
 
     def decorate(test: Test) -> Test:
         counted = settings(max_examples=number * _TIMES // _PARTS, phases=phases)(test)
-        return pytest.mark.parametrize("part", range(_PARTS))(counted)
+        return cast("Test", pytest.mark.parametrize("part", range(_PARTS))(counted))
 
     return decorate

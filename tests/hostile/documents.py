@@ -19,26 +19,40 @@ hosts = st.one_of(
     st.lists(_HOST_TEXT, min_size=1, max_size=3).map(lambda parts: "*." + ".".join(parts)),
     st.sampled_from(("*", "todo.example.com", "TODO.Example.COM.", "xn--80ak6aa92e.com")),
 )
+_ELEMENT = st.text("ab1_~%:@!$&*+,=-", min_size=1, max_size=4)
 plain_paths = st.one_of(
-    st.text("ab1/_.~%:@!$&*+,=-", max_size=10).map(lambda text: "/" + text),
-    st.sampled_from(("/", "/a", "/a/", "/a/b", "/%0a", "/%20", "/$HOME", "/%(id)")),
+    st.lists(_ELEMENT, max_size=3).map(lambda elements: "/" + "/".join(elements)),
+    st.sampled_from(("/", "/a", "/a/", "/a.b/c", "/%0a", "/%20", "/$HOME")),
 )
 _ATOMS = (
-    "a", "b", "/", "-", "_", "\\.", "\\d", "\\w", "\\s", "[a-z]", "[^/]", "[^]]", "\\n", "\\x0a",
-    "\\\\", "\\]", "(?:a)", "(b)", "(a|b)", ".", "\\-", "\\$", "\\{", "\\t", "\\0", "\\b", "{", "}",
-    "\\u0041", "\\N{BULLET}", "\\Z", "\\h", "[\\w-]", "[a\\]b]", "[\\b]", "%", "&", "!", "@", "~", "=", ":", ",",
+    "a", "b", "/", "-", "_", "\\.", "\\d", "\\w", "[a-z]", "[^/]", "(?:a)", "(b)", "(a|b)", ".",
+    "\\-", "\\$", "\\{", "[\\w-]", "%", "&", "!", "@", "~", "=", ":", ",", "[a-z0-9._~-]",
 )  # fmt: skip
-_REPEATS = ("", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}", "*?", "+?", "{,3}")
-regexes = st.builds(
-    lambda atoms, end: "/" + "".join(map("".join, atoms)) + end,
-    st.lists(st.tuples(st.sampled_from(_ATOMS), st.sampled_from(_REPEATS)), max_size=5),
-    st.sampled_from(("", "", "$", "|/b", "(?:/c|$)")),
-)
+_ODD_ATOMS = (
+    "\\s", "[^]]", "\\n", "\\x0a", "\\\\", "\\]", "\\t", "\\0", "\\b", "{", "}", "\\u0041",
+    "\\N{BULLET}", "\\Z", "\\h", "[a\\]b]", "[\\b]", "[[:alpha:]]", "(?i)", "(?=a)", "\\1", "$a",
+)  # fmt: skip
+_REPEATS = ("", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}")
+_ODD_REPEATS = ("*?", "+?", "++", "{,3}", "{}", "{1", "{200}", "**")
+_ENDS = ("", "", "$", "|/b", "(?:/c|$)")
+
+
+def _regex_of(atoms: tuple[str, ...], repeats: tuple[str, ...]) -> st.SearchStrategy[str]:
+    pieces = st.tuples(st.sampled_from(atoms), st.sampled_from(repeats)).map("".join)
+    return st.builds(
+        lambda made, end: f"/{''.join(made)}{end}",
+        st.lists(pieces, max_size=5),
+        st.sampled_from(_ENDS),
+    )
+
+
+regexes = _regex_of(_ATOMS, _REPEATS)
+odd_regexes = _regex_of((*_ATOMS, *_ODD_ATOMS), (*_REPEATS, *_ODD_REPEATS))
 _PATH = st.one_of(
     plain_paths,
     st.builds(lambda path: {"prefix": path}, plain_paths),
     st.builds(lambda path: {"exact": path}, plain_paths),
-    st.builds(lambda path: {"regex": path}, regexes),
+    st.builds(lambda path: {"regex": path}, regexes | regexes | regexes | odd_regexes),
 )
 _DURATION = st.one_of(
     st.floats(0.0001, 86400),
@@ -65,9 +79,9 @@ _CHECK = st.fixed_dictionaries(
         "expect": st.sampled_from(("200", "200-299", 204)),
     },
 )
-_NETWORKS = st.lists(
-    st.sampled_from(("10.0.0.0/8", "::1", "10.0.0.1/8", "fe80::%a b/64")), max_size=2
-)
+_NETWORKS = st.lists(st.sampled_from(("10.0.0.0/8", "::1", "10.0.0.1/8", "fd00::/8")), max_size=2)
+_REDIRECT = st.builds(lambda path: {"path": path, "to": "/b?c=d"}, plain_paths)
+_CONNECTIONS = st.one_of(_COUNT, st.fixed_dictionaries({"server": _COUNT, "app": _COUNT}))
 
 configs = st.fixed_dictionaries(
     {"hosts": st.lists(hosts, max_size=3)},
@@ -78,7 +92,7 @@ configs = st.fixed_dictionaries(
         "balance": st.sampled_from(("roundrobin", "leastconn", "random", "first", "source", "uri")),
         "sticky": st.sampled_from((True, {"cookie": "who"})),
         "tls": st.just({"certificate": "todo", "hsts": {}}),
-        "redirects": st.lists(st.builds(lambda path: {"path": path, "to": "/b?c=d"}, plain_paths)),
+        "redirects": st.lists(_REDIRECT, max_size=2),
         "rewrite": st.builds(lambda path: {"strip_prefix": path}, plain_paths),
         "request_headers": _HEADER_RULES,
         "response_headers": _HEADER_RULES,
@@ -88,7 +102,7 @@ configs = st.fixed_dictionaries(
         "allow": _NETWORKS,
         "deny": _NETWORKS,
         "rate_limit": st.just({"requests": 5, "by": "X-Client"}),
-        "max_connections": st.one_of(_COUNT, st.fixed_dictionaries({"server": _COUNT, "app": _COUNT})),
+        "max_connections": _CONNECTIONS,
         "timeouts": st.fixed_dictionaries(
             {},
             optional=dict.fromkeys(("connect", "server", "queue", "tunnel"), _DURATION),
@@ -103,7 +117,7 @@ configs = st.fixed_dictionaries(
     },
 )  # fmt: skip
 
-_WRONG = st.sampled_from(
+_WRONG: st.SearchStrategy[Json] = st.sampled_from(
     (None, True, -1, 0, 1.5, 2**63, 10**400, [], {}, "", [[]], {"": {}}, [None], "\0")
 )
 
@@ -131,7 +145,9 @@ def _changed(value: Json, place: Place, new: Json, key: str | None) -> Json:
         return new
     first, *rest = place
     if isinstance(value, list):
-        return [_changed(v, tuple(rest), new, key) if i == first else v for i, v in enumerate(value)]
+        return [
+            _changed(v, tuple(rest), new, key) if i == first else v for i, v in enumerate(value)
+        ]
     if not rest and key is not None:
         return {(key if k == first else k): v for k, v in value.items()}
     return {k: _changed(v, tuple(rest), new, key) if k == first else v for k, v in value.items()}

@@ -16,7 +16,16 @@ SECTIONS: Final = frozenset(
         "crt-store", "traces", "log-profile", "acme",
     )
 )  # fmt: skip
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", " ": " ", "\\": "\\", '"': '"', "#": "#", "'": "'"}
+_ESCAPES: Final = {
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    " ": " ",
+    "\\": "\\",
+    '"': '"',
+    "#": "#",
+    "'": "'",
+}
 _BLANK: Final = " \t"
 
 

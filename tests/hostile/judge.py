@@ -219,7 +219,6 @@ def haproxy_accepts(files: Mapping[str, str]) -> None:
     """The real HAProxy takes these files without an alert or a warning of ours."""
     for name, text in files.items():
         (directory() / name).write_text(text)
-    command = [find_program("haproxy"), "-c", "-f", str(directory() / CONFIG)]
+    command = [str(find_program("haproxy")), "-c", "-f", str(directory() / CONFIG)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-

@@ -86,7 +86,8 @@ EXPRESSIONS: Final = (
     "<!--#exec cmd=id -->",
 )
 QUOTES: Final = (
-    '"', "'", '" #', "' #", '\\"', "\\", "\\ ", "\\x0a", "\\n", "\\#", "a#b", '""', "\\\\\n", "\\x2",
+    '"', "'", '" #', "' #", '\\"', "\\", "\\ ", "\\x0a", "\\n", "\\#", "a#b", '""',
+    "\\\\\n", "\\x2",
 )  # fmt: skip
 MAPS: Final = (
     "a b",
@@ -114,8 +115,8 @@ UNICODE: Final = (
     "\u202egnp.exe",
     "\ufeff",
     "\u200b",
-    "ｔｏｄｏ",
-    "todo。example。com",
+    "\uff54\uff4f\uff44\uff4f",
+    "todo\u3002example\u3002com",
     "\u212aelvin",
     "٣",
     "İ",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests.factory import pod
 from tests.hostile.cases import cases
-from tests.hostile.documents import activation_texts, config_texts, regexes
+from tests.hostile.documents import activation_texts, config_texts, odd_regexes, regexes
 from tests.hostile.judge import carried_through, haproxy_accepts, judge
 from vulcanized.appconfig import AppConfig, parse_app_config
 from vulcanized.errors import Invalid
@@ -33,7 +33,7 @@ def written(text: str, activation: str | None = None) -> Observed:
     return Observed(TODO, PODS, (), Document(text, "etcd /vulcanized/apps/default/todo", 1), active)
 
 
-@cases(1500)
+@cases(1000)
 @given(config_texts)
 def test_a_config_gives_what_the_model_asks_for_or_one_problem(part: int, text: str) -> None:
     outcome = carried_through([written(text)])
@@ -47,7 +47,7 @@ def test_a_config_gives_what_the_model_asks_for_or_one_problem(part: int, text: 
     event("refused" if built.quarantined else "taken")
 
 
-@cases(500)
+@cases(400)
 @given(config_texts, activation_texts)
 def test_what_was_accepted_before_goes_on_beside_what_is_refused(
     part: int, text: str, activation: str
@@ -64,7 +64,7 @@ def test_what_was_accepted_before_goes_on_beside_what_is_refused(
         assert built.remember.activation == "blue"
 
 
-@cases(700)
+@cases(500)
 @given(activation_texts)
 def test_an_activation_takes_effect_as_a_whole_or_not_at_all(part: int, text: str) -> None:
     outcome = carried_through([written('{"hosts": ["todo.example.com"]}', text)])
@@ -110,13 +110,13 @@ def texts_of(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 @cases(8, shrink=False)  # each try takes a process
-@given(st.lists(regexes, min_size=60, max_size=60))
+@given(st.lists(regexes | odd_regexes, min_size=60, max_size=60))
 def test_haproxy_understands_every_regex_that_passes(part: int, tried: list[str]) -> None:
     passed = []
     for regex in tried:
         with contextlib.suppress(Invalid):
             parse_app_config(json.dumps({"hosts": ["a"], "paths": [{"regex": regex}]}), "x")
             passed.append({"regex": regex})
-    config = {"hosts": ["todo.example.com"], "paths": passed or ["/"]}
+    config = {"hosts": ["todo.example.com"], "paths": passed or [{"prefix": "/"}]}
     haproxy_accepts(carried_through([written(json.dumps(config))]).files)
     event(f"{len(passed) // 10}0 or more regexes")

@@ -1,4 +1,4 @@
-"""Whatever keys and files are called, and whatever they hold, only names that are names make apps."""
+"""Whatever keys and files are called and hold, only names that are names make apps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def decoded(key: bytes) -> str:
     return key.decode(errors="backslashreplace")
 
 
-@cases(300)
+@cases(200)
 @given(
     st.dictionaries(keys, values, max_size=4),
     st.dictionaries(keys, st.none() | values, max_size=3),

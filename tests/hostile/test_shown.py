@@ -51,9 +51,8 @@ class View:
     def __init__(self, text: str) -> None:
         self._text = text
         server = Server(text, Endpoint(text, 80), version=text)
-        desired = DesiredApp(
-            TODO, (Route(text, PathKind.REGEX, text),), (Share(text, 1),), (Backend(text, (server,)),)
-        )  # fmt: skip
+        routes = (Route(text, PathKind.REGEX, text),)
+        desired = DesiredApp(TODO, routes, (Share(text, 1),), (Backend(text, (server,)),))
         problem = Problem(TODO, "config_invalid", text, text)
         self._built = Built(TODO, desired, (problem,), wanted=text, held=True, versions=(text,))
 
@@ -130,7 +129,7 @@ def test_status_is_one_json_document_that_says_the_same(part: int, text: str) ->
 @cases(50)
 @given(hostile)
 def test_no_metric_has_a_label_that_somebody_else_wrote(part: int, text: str) -> None:
-    metrics = Metrics(lambda: View(text)).exposition().decode()  # type: ignore[arg-type, return-value]
+    metrics = Metrics(lambda: View(text)).exposition().decode()
     families = text_string_to_metric_families(metrics)
     labels = {
         value

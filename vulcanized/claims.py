@@ -17,26 +17,29 @@ class Claims:
     """Claims on routes by app. Not thread-safe: the reconciler's own."""
 
     def __init__(self) -> None:
-        self._by_route: dict[Route, dict[AppId, Order]] = {}
-        self._by_app: dict[AppId, tuple[Order, frozenset[Route]]] = {}
+        # Tuples: nearly every route has one claim, and nearly every app a few routes.
+        self._by_route: dict[Route, tuple[Order, ...]] = {}
+        self._by_app: dict[AppId, tuple[Order, tuple[Route, ...]]] = {}
 
     def claim(self, app: AppId, routes: Iterable[Route], order: Order) -> set[AppId]:
-        """Replace all claims of an app; no routes: it has none.
+        """Replace all claims of an app, whose name `order` ends with; no routes: it has none.
 
         Returns the other apps that gained or lost a route by it and must be built again. Work is
         proportional to the app's own routes.
         """
-        wanted = frozenset(routes)
-        old_order, held = self._by_app.get(app, (order, frozenset()))
+        claimed = tuple(routes)
+        wanted = frozenset(claimed)
+        old_order, old = self._by_app.get(app, (order, ()))
+        held = frozenset(old)
         if held == wanted and old_order == order:
             return set()
         before = {route: self.owner(route) for route in held | wanted}
-        for route in held - wanted:
-            self._drop(route, app)
+        for route in held:
+            self._put(route, tuple(each for each in self._by_route[route] if each != old_order))
         for route in wanted:
-            self._by_route.setdefault(route, {})[app] = order
+            self._put(route, (*self._by_route.get(route, ()), order))
         if wanted:
-            self._by_app[app] = (order, wanted)
+            self._by_app[app] = (order, claimed)
         else:
             self._by_app.pop(app, None)
         touched: set[AppId] = set()
@@ -49,18 +52,16 @@ class Claims:
     def owner(self, route: Route) -> AppId | None:
         """The app that answers this route, None when nobody claims it."""
         claims = self._by_route.get(route)
-        if not claims:
-            return None
-        return next(iter(claims)) if len(claims) == 1 else min(claims, key=claims.__getitem__)
+        return min(claims)[1] if claims else None
 
     def taken(self, app: AppId) -> list[tuple[Route, AppId]]:
         """The routes that this app claims and another owns, each with its owner."""
-        _, routes = self._by_app.get(app, ((0, app), frozenset()))
-        owners = ((route, self.owner(route)) for route in routes)
+        _, routes = self._by_app.get(app, ((0, app), ()))
+        owners = ((route, self.owner(route)) for route in dict.fromkeys(routes))
         return [(route, owner) for route, owner in owners if owner is not None and owner != app]
 
-    def _drop(self, route: Route, app: AppId) -> None:
-        claims = self._by_route[route]
-        del claims[app]
-        if not claims:
+    def _put(self, route: Route, claims: tuple[Order, ...]) -> None:
+        if claims:
+            self._by_route[route] = claims
+        else:
             del self._by_route[route]

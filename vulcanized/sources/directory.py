@@ -31,7 +31,15 @@ from vulcanized.filetree import FileTree, Patience
 from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, RECORDS, Key, Stored, Thing
 from vulcanized.holds import Guarding, Holds
 from vulcanized.manifests import Parsed, Record, parse
-from vulcanized.model import AppId, Controller, Document, Pod, SourcePhase, SourceState
+from vulcanized.model import (
+    MOST_LEFT_OUT,
+    AppId,
+    Controller,
+    Document,
+    Pod,
+    SourcePhase,
+    SourceState,
+)
 from vulcanized.objects import Labels, Manifests
 from vulcanized.reflector import Cache
 from vulcanized.slot import Clock, DirtyApps
@@ -76,6 +84,7 @@ class _FileStream(ABC, Generic[Key, Thing]):
         self._lock = threading.Lock()  # what is held and what is known change together
         self._here: tuple[int, int] | None = None
         self._relisting = False
+        self._seen_whole = False
         self._judged = False
         self.spoken = False
         self._tree = tree
@@ -129,6 +138,10 @@ class _FileStream(ABC, Generic[Key, Thing]):
             error=self._error,
             held=len(self._holds),
             holding=self._holds.message(),
+            left_out=tuple(
+                f"{self._root.name}/{file}: {reason}"
+                for file, reason in sorted(self._skipped.items())[:MOST_LEFT_OUT]
+            ),
         )
 
     def accept(self) -> int:
@@ -180,13 +193,16 @@ class _FileStream(ABC, Generic[Key, Thing]):
             return False
         speaks = not self.spoken and (not patient or self._tree.due() is None)
         with self._lock:
-            self._relisting |= here != self._here
+            if here != self._here:
+                self._relisting, self._seen_whole = True, False
+            self._seen_whole |= files is None
             changed, gone = self._take(changes)
             changed |= self._let_go(gone, whole=files is None)
             if speaks:
                 changed |= self._put_back(self._judge(None, self._things(), "start").values())
             # What is missing is doubted for a while, and is part of the list until then.
-            self._relisting &= files is not None or self._tree.due() is not None
+            if self._seen_whole and self._tree.due() is None:
+                self._relisting = False
             self._here = here
         if self._error:
             log.info("source recovered", source=self.name)
@@ -479,6 +495,14 @@ def _place(file: PurePosixPath) -> tuple[str, AppId]:
     return folder, AppId(namespace, app)
 
 
+def _decoded(content: bytes) -> tuple[str, str]:
+    """The text, and why there is none."""
+    try:
+        return content.decode(), ""
+    except UnicodeDecodeError as error:
+        return "", f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
+
+
 class _StoreStream(_FileStream[tuple[str, AppId], Stored]):
     def __init__(
         self,
@@ -504,17 +528,15 @@ class _StoreStream(_FileStream[tuple[str, AppId], Stored]):
             if content is None:
                 gone.add(_place(PurePosixPath(file)))
             else:
-                # Whatever is not UTF-8 comes out as a backslash, which neither JSON nor a version
-                # has there: the app keeps its last good one, and the problem shows.
-                changed |= self._put(file, content.decode(errors="backslashreplace"))
+                changed |= self._put(file, *_decoded(content))
         changed |= self._stand_in(gone)
         return changed, gone
 
     def _stand_in(self, gone: set[tuple[str, AppId]]) -> set[AppId]:
         """A file that is there but cannot be used is not an absent one.
 
-        Without an activation every version would take traffic. What was read before stays; else an
-        empty text stands in, which cannot take effect.
+        Without an activation every version would take traffic. A document without a text stands in:
+        it cannot take effect, and says why.
         """
         changed: set[AppId] = set()
         problems = self._tree.problems
@@ -526,16 +548,15 @@ class _StoreStream(_FileStream[tuple[str, AppId], Stored]):
                 key = _place(PurePosixPath(file))
             except Invalid:
                 continue
-            if self._documents.get(*key) is None or key in gone:
-                gone.discard(key)
-                self._stand_ins.add(file)
-                changed |= self._put(file, "", f" ({reason})")
+            gone.discard(key)
+            self._stand_ins.add(file)
+            changed |= self._put(file, "", reason)
         return changed
 
-    def _put(self, file: str, text: str, remark: str = "") -> set[AppId]:
+    def _put(self, file: str, text: str, fault: str = "") -> set[AppId]:
         folder, app = key = _place(PurePosixPath(file))
         self._holds.seen(key)
-        document = Document(text, f"{self._root.name}/{file}{remark}")
+        document = Document(text, f"{self._root.name}/{file}", fault=fault)
         return {app} if self._documents.put(folder, app, document) else set()
 
     def _things(self) -> dict[tuple[str, AppId], Stored]:
@@ -548,7 +569,12 @@ class _StoreStream(_FileStream[tuple[str, AppId], Stored]):
         return {app for folder, app in keys if self._documents.put(folder, app, None)}
 
     def _problems(self) -> Mapping[str, str]:
-        return self._tree.problems
+        # A file that names an app is told as that app's problem.
+        return {
+            file: reason
+            for file, reason in self._tree.problems.items()
+            if file not in self._stand_ins
+        }
 
     def _records(self) -> int:
         return len(self._documents)

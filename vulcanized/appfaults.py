@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
@@ -34,6 +33,7 @@ _TYPES = {
     "model_type": "must be an object with fields of its own",
     "model_attributes_type": "must be an object with fields of its own",
     "too_short": "must not be empty",
+    "missing": "is missing: write it",
 }
 
 _WORDS: dict[str, str] = {}
@@ -141,9 +141,6 @@ def _not_json(reason: str, text: str) -> str:
         return "is empty: write it, or delete it"
     if text.startswith("\ufeff"):
         return "not JSON: starts with a byte order mark: save it as UTF-8 without one"
-    # What sources make of bytes that are not UTF-8; JSON has no such escape.
-    if stray := re.search(r"(?:\\x[0-9a-f]{2})+", text):
-        return f"not JSON, or not UTF-8 ({stray[0][:24]}): {reason}; save it as UTF-8"
     reason = reason.replace("EOF while parsing", "ends within")
     reason = reason.replace("recursion limit exceeded", "nested too deeply")
     return f"not JSON: {reason}: mend it there"

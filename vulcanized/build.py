@@ -81,7 +81,7 @@ def configure(
     if previous is not None and known and previous.fallback in (None, remembered.config):
         return previous
     try:
-        spec = parse_app_config(written.text, written.origin)
+        spec = _parsed(written)
         reason = refuse(spec)
         if not reason:
             return Configured(spec, written, written, order=(written.created, observed.app))
@@ -96,6 +96,12 @@ def configure(
         return Configured(None, None, written, True, fallback, problems)
     order = (fallback.created, observed.app)
     return Configured(kept, fallback, written, True, fallback, problems, order)
+
+
+def _parsed(document: Document) -> AppSpec:
+    if document.fault:
+        raise Invalid(document.origin, document.fault)
+    return parse_app_config(document.text, document.origin)
 
 
 def _written(observed: Observed, remembered: Remembered) -> Document | None:
@@ -300,6 +306,8 @@ def _activate(
     if document is None:
         return None, False, ""
     try:
+        if document.fault:
+            raise Invalid(document.origin, document.fault)
         shares = parse_activation(document.text, document.origin)
     except Invalid as error:
         kept = _last_good(remembered)

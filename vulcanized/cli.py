@@ -185,6 +185,7 @@ def _difference(
 
 
 def _check(options: argparse.Namespace) -> int:
+    from vulcanized.model import MOST_LEFT_OUT
     from vulcanized.oneshot import look
 
     looked = look(_quiet(options))
@@ -193,7 +194,10 @@ def _check(options: argparse.Namespace) -> int:
     for state in (stream.state() for stream in looked.parts.streams):
         if state.skipped:
             code = max(code, PROBLEMS)
-            _say(f"source {state.name}: {state.skipped} objects left out; {state.error}")
+            for each in state.left_out:
+                _say(f"source {state.name}: left out: {each}")
+            if len(state.left_out) == MOST_LEFT_OUT:
+                _say(f"source {state.name}: left out: more; mend these first")
     for target in looked.parts.targets:
         try:
             target.verify(apps)

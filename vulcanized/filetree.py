@@ -192,21 +192,23 @@ class FileTree:
             # Not blocking: a pipe must not hold us up.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
+            if os.path.islink(os.path.join(self._real, file)):
+                raise Invalid(file, "is a link to nowhere; mend it or delete it") from None
             return _GONE
         except OSError as error:
             raise Invalid(
                 file, f"cannot be read ({error.strerror}); mend its permissions"
             ) from None
-        with open(descriptor, "rb") as opened:
+        try:
             status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                return _GONE
             if not stat.S_ISREG(status.st_mode):
                 raise Invalid(file, "is not a regular file; put one in its place")
-            try:
+            with open(descriptor, "rb", closefd=False) as opened:
                 content = opened.read(self._limit + 1)
-            except OSError as error:
-                raise Invalid(file, _unreadable(error)) from None
+        except OSError as error:
+            raise Invalid(file, _unreadable(error)) from None
+        finally:
+            os.close(descriptor)
         if len(content) > self._limit:
             raise Invalid(file, f"is larger than {self._limit >> 10} KiB; split it")
         return _Read(content, _age(status), _signature(status))
@@ -239,6 +241,8 @@ class FileTree:
                 if is_folder:
                     if path.count("/") < _DEEPEST:
                         waiting.append(path)
+                    if self._stands_for_a_file(path):
+                        found.add(path)
                 elif self._is_wanted(path):
                     found.add(path)
                     if signature == self._unchanged.get(path, ()):
@@ -272,9 +276,16 @@ class FileTree:
                 try:
                     entries.append((entry.name, entry.is_dir(), _signature(entry.stat())))
                 except OSError:
-                    # A dangling link, or gone since. What it was to us is looked at by its name.
-                    continue
+                    if entry.is_symlink():
+                        entries.append((entry.name, False, (0,)))
+                    # Else it is gone since. What it was to us is looked at by its name.
         return entries
+
+    def _stands_for_a_file(self, folder: str) -> bool:
+        try:
+            return self._wanted(PurePosixPath(folder))
+        except Invalid:
+            return False
 
     def _is_wanted(self, file: str) -> bool:
         path = PurePosixPath(file)

@@ -88,11 +88,13 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
     `origin` is shown to people ("etcd /vulcanized/apps/default/todo", "store/apps/default/a.json").
     `created` orders claims on the same route: etcd's create revision, 0 where a store has none.
+    `fault` says why its text could not be read at all, with what to do; then there is no text.
     """
 
     text: str
     origin: str
     created: int = 0
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,9 @@ class Observed:
     controllers: tuple[Controller, ...] = ()
     config: Document | None = None
     activation: Document | None = None
+
+
+MOST_LEFT_OUT = 50
 
 
 class SourcePhase(enum.StrEnum):
@@ -120,7 +125,8 @@ class SourceState:
 
     `age`: seconds since the server last said anything (event, bookmark, progress, list).
     `error`: why it is stale, with what to do; empty when all is well. `held`: things that a list
-    would have removed and that stay for now; `holding` says which, why, and what to do.
+    would have removed and that stay for now; `holding` says which, why, and what to do. `left_out`:
+    the first MOST_LEFT_OUT of what is skipped, each with its place, why, and what to do.
     """
 
     name: str
@@ -132,6 +138,7 @@ class SourceState:
     error: str = ""
     held: int = 0
     holding: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 # --- desired: what the targets must show ------------------------------------------------------

@@ -35,7 +35,7 @@ import structlog
 from vulcanized.errors import Expired, Invalid, SourceError, Unreachable
 from vulcanized.holds import Holds, unguarded
 from vulcanized.listwatch import Codec, Event, Unreadable
-from vulcanized.model import AppId, SourcePhase, SourceState
+from vulcanized.model import MOST_LEFT_OUT, AppId, SourcePhase, SourceState
 from vulcanized.objects import Record
 from vulcanized.slot import Clock, DirtyApps
 
@@ -255,6 +255,7 @@ class Reflector(Generic[Record]):
         self._short_before = False
         self._doubt = False
         self._skipped = 0
+        self._left_out: dict[str, str] = {}
         self._complained: set[str] = set()
         self._mend_pause = timing.mend[0]
         self._mend_at: float | None = None
@@ -272,6 +273,7 @@ class Reflector(Generic[Record]):
             error=self._error,
             held=len(self._holds),
             holding=self._holds.message(),
+            left_out=tuple(self._left_out.values()),
         )
 
     def accept(self) -> int:
@@ -374,6 +376,7 @@ class Reflector(Generic[Record]):
 
     def _kept(self, unreadable: list[Unreadable]) -> tuple[Record, ...]:
         """What we know of objects that are in the list but cannot be read: it stays as it was."""
+        self._left_out = {}
         for thing in unreadable:
             self._skip(thing.error)
         if all(thing.uid for thing in unreadable):
@@ -483,6 +486,8 @@ class Reflector(Generic[Record]):
 
     def _skip(self, error: Invalid) -> None:
         self._skipped += 1
+        if len(self._left_out) < MOST_LEFT_OUT:
+            self._left_out[error.where] = str(error)
         if error.where not in self._complained and len(self._complained) < _MOST_COMPLAINTS:
             self._complained.add(error.where)
             log.warning("object skipped", source=self.name, error=str(error))

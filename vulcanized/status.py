@@ -43,7 +43,7 @@ def status_document(
         "version": version,
         "generation": snapshot.generation,
         "synced": snapshot.synced,
-        "ready": is_ready(snapshot, targets),
+        "ready": is_ready(snapshot.synced, targets),
         "sources": [source_document(state) for state in sources],
         "targets": [target_document(state) for state in targets],
         "apps": [
@@ -58,9 +58,9 @@ def quarantined_on(targets: Iterable[RunnerState]) -> list[Problem]:
     return [problem for state in targets for problem in state.quarantined]
 
 
-def is_ready(snapshot: Snapshot, targets: Sequence[RunnerState]) -> bool:
+def is_ready(synced: bool, targets: Sequence[RunnerState]) -> bool:
     """All sources have spoken and every target has applied once."""
-    return snapshot.synced and all(state.applied_once for state in targets)
+    return synced and all(state.applied_once for state in targets)
 
 
 def source_document(state: SourceState) -> Json:
@@ -75,6 +75,7 @@ def source_document(state: SourceState) -> Json:
         "error": state.error,
         "held": state.held,
         "holding": state.holding,
+        "left_out": list(state.left_out),
     }
 
 

@@ -85,6 +85,11 @@ class Store:
         document = self.source.config(app)
         return None if document is None else document.text
 
+    def fault(self, folder: str, app: AppId = TODO) -> str:
+        read = self.source.config if folder == "apps" else self.source.activation
+        document = read(app)
+        return "" if document is None else document.fault
+
     def skipped(self) -> int:
         return self.source.streams[0].state().skipped
 
@@ -278,11 +283,21 @@ def test_a_file_that_is_misnamed_is_skipped_and_counted(store: Store, file: str)
         store.write(file, "red")
         store.write("active/default/shop", "1")
         eventually(lambda: store.activation(SHOP) == "1", 5)
-        assert store.source.apps() == {TODO, SHOP}
+        assert store.source.apps() == {TODO, SHOP} | {
+            AppId("default", part) for part in file.split("/") if part == "deeper"
+        }
         if "/.." not in file:
             eventually(lambda: store.skipped() == 1, 8)
             (store.root / file).unlink()
             eventually(lambda: store.skipped() == 0, 8)
+
+
+def test_what_is_skipped_is_told_with_its_place_and_why(store: Store) -> None:
+    store.write("active/default/to do", "red")
+    with following(store.source):
+        (stream,) = store.source.streams
+        (told,) = stream.state().left_out
+        assert told.startswith("store/active/default/to do: is named by what Kubernetes allows no")
 
 
 def test_a_symlink_out_of_the_store_is_not_followed(store: Store, tmp_path: Path) -> None:
@@ -295,9 +310,9 @@ def test_a_symlink_out_of_the_store_is_not_followed(store: Store, tmp_path: Path
         activation = store.source.activation(SHOP)
         assert activation is not None
         assert activation.text == ""
-        assert "points out of" in activation.origin
+        assert "points out of" in activation.fault
         assert store.source.apps() == {TODO, SHOP}
-        assert store.skipped() == 2
+        assert store.skipped() == 1
 
 
 def test_a_pipe_or_a_directory_in_place_of_a_file_holds_nobody_up(store: Store) -> None:
@@ -305,16 +320,35 @@ def test_a_pipe_or_a_directory_in_place_of_a_file_holds_nobody_up(store: Store) 
     (store.root / "active/default/folder").mkdir()
     with following(store.source):
         assert store.activation() == "blue\n"
-        assert store.skipped() == 1
+        for app in ("pipe", "folder"):
+            activation = store.source.activation(AppId("default", app))
+            assert activation is not None
+            assert activation.fault == "is not a regular file; put one in its place"
 
 
-def test_a_file_that_is_too_large_keeps_the_last_good_one(store: Store) -> None:
+def test_a_file_that_becomes_a_directory_holds_nobody_up(store: Store) -> None:
+    with following(store.source):
+        (store.root / "active/default/todo").unlink()
+        (store.root / "active/default/todo").mkdir()
+        eventually(lambda: "not a regular file" in store.fault("active"), 8)
+        (store.root / "active/default/todo").rmdir()
+        store.write("active/default/todo", "green")
+        eventually(lambda: store.activation() == "green", 8)
+
+
+def test_a_link_to_nowhere_is_not_taken_for_an_absent_file(store: Store) -> None:
+    (store.root / "active/default/todo").unlink()
+    (store.root / "active/default/todo").symlink_to("todo-that-was-moved")
+    with following(store.source):
+        eventually(lambda: "is a link to nowhere" in store.fault("active"), 8)
+
+
+def test_a_file_that_is_too_large_says_so_for_its_app(store: Store) -> None:
     with following(store.source):
         store.write("apps/default/todo.json", "x" * (1 << 20) + "x")
-        eventually(lambda: store.skipped() == 1, 5)
-        assert store.config() == '{"hosts": ["todo.localhost"]}'
+        eventually(lambda: "larger than 1024 KiB" in store.fault("apps"), 5)
         store.write("apps/default/todo.json", "{}")
-        eventually(lambda: (store.config(), store.skipped()) == ("{}", 0), 5)
+        eventually(lambda: (store.config(), store.fault("apps")) == ("{}", ""), 5)
 
 
 def test_a_file_that_was_never_readable_is_not_taken_for_absent(store: Store) -> None:
@@ -323,7 +357,7 @@ def test_a_file_that_was_never_readable_is_not_taken_for_absent(store: Store) ->
         activation = store.source.activation(SHOP)
         assert activation is not None
         assert activation.text == ""
-        assert "larger than 1024 KiB" in activation.origin
+        assert "larger than 1024 KiB" in activation.fault
         (store.root / "active/default/shop").unlink()
         eventually(lambda: store.activation(SHOP) is None, 8)
 
@@ -331,7 +365,8 @@ def test_a_file_that_was_never_readable_is_not_taken_for_absent(store: Store) ->
 def test_bytes_that_are_no_text_cannot_be_mistaken_for_a_version(store: Store) -> None:
     with following(store.source):
         (store.root / "active/default/todo").write_bytes(b"gr\xe9en")
-        eventually(lambda: store.activation() == "gr\\xe9en", 5)
+        eventually(lambda: store.fault("active").startswith("is not UTF-8 text (byte 2)"), 5)
+        assert store.activation() == ""
 
 
 def test_a_missing_directory_is_waited_for_and_says_so(tmp_path: Path) -> None:

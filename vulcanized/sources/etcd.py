@@ -27,7 +27,8 @@ from vulcanized.errors import Expired, Rewound, SourceError
 from vulcanized.etcd import Batch, EtcdClient
 from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, Stored
 from vulcanized.holds import Guarding, Holds
-from vulcanized.model import AppId, Document, SourcePhase, SourceState
+from vulcanized.model import MOST_LEFT_OUT, AppId, Document, SourcePhase, SourceState
+from vulcanized.objects import shown
 from vulcanized.reflector import Backoff, Uniform
 from vulcanized.slot import Clock, DirtyApps
 
@@ -125,17 +126,21 @@ class EtcdSource:
         phase = SourcePhase.SYNCED if self._following else SourcePhase.STALE
         with self._lock:
             records = sum(map(len, self._documents.values()))
-            skipped, relists = len(self._skipped), dict(self._relists)
+            skipped, relists = sorted(self._skipped), dict(self._relists)
         return SourceState(
             name=self.name,
             phase=phase if self.spoken else SourcePhase.STARTING,
             age=max(0.0, self._clock() - self._heard),
             records=records,
             relists=relists,
-            skipped=skipped,
+            skipped=len(skipped),
             error=self._error,
             held=len(self._holds),
             holding=self._holds.message(),
+            left_out=tuple(
+                f"etcd {shown(key, '')}: names no app; delete it, or write <namespace>/<app>"
+                for key in skipped[:MOST_LEFT_OUT]
+            ),
         )
 
     def accept(self) -> int:
@@ -301,12 +306,10 @@ def _document(key: str, value: bytes, created: int) -> Document:
     try:
         text = part.decode()
     except UnicodeDecodeError as error:
-        if len(part) < len(value):
-            text = part.decode(errors="replace")
-        else:
-            # Neither JSON nor a version, whatever the rest is.
-            text = "\N{REPLACEMENT CHARACTER}"
-            origin = f"{origin} (not UTF-8: byte {error.start})"
+        if len(part) == len(value):
+            fault = f"is not UTF-8 text (byte {error.start}): write it as UTF-8"
+            return Document("", origin, created, fault)
+        text = part.decode(errors="replace")
     return Document(text, origin, created)
 
 

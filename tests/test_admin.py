@@ -54,7 +54,7 @@ class World:
         self.built = built(parts, Remembered(config(), "blue"))
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(7, True, {TODO: self.built}, 0.0)
+        return Snapshot(7, True, {TODO: self.built})
 
     def sources(self) -> list[SourceState]:
         return [

@@ -8,6 +8,7 @@ again, and the proxies go on meanwhile with what they have.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import select
 import signal
@@ -230,12 +231,12 @@ class Runtime:
 
     def alive(self) -> bool:
         """Every thread runs and the reconciler turns."""
-        fresh = time.monotonic() - self.reconciler.snapshot().beat < STUCK_SECONDS
+        fresh = time.monotonic() - self.reconciler.beat < STUCK_SECONDS
         return fresh and all(thread.is_alive() for thread in self._threads)
 
     def ready(self) -> bool:
         """All sources have spoken and all targets have applied once."""
-        return is_ready(self.reconciler.snapshot(), self.targets())
+        return is_ready(self.reconciler.synced, self.targets())
 
     def document(self) -> dict[str, Any]:
         """What `/status` answers."""
@@ -279,6 +280,7 @@ class Daemon:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Returns the exit code."""
+        spare_memory()
         settings = self._load()
         previous = {
             number: signal.signal(number, self._signalled)
@@ -447,6 +449,26 @@ def _waiting(runtime: Runtime) -> str:
             f"{state.name} ({state.error})" if state.error else state.name for state in idle
         )
     return "waiting for the first pass"
+
+
+_M_ARENA_MAX, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -8, -1, -3
+_LARGE = 128 << 10
+
+
+def spare_memory() -> None:
+    """Have the C library give memory back. To be called before there are other threads.
+
+    What a start reads comes in megabytes, and goes. glibc would keep it: in an arena for each
+    thread, and after the first large block that is freed it stops giving such blocks back.
+    """
+    library = ctypes.CDLL(None)
+    for option, value in (
+        (_M_ARENA_MAX, 1),
+        (_M_TRIM_THRESHOLD, _LARGE),
+        (_M_MMAP_THRESHOLD, _LARGE),
+    ):
+        with contextlib.suppress(AttributeError):  # another C library
+            library.mallopt(option, value)
 
 
 def tune() -> None:

@@ -112,7 +112,6 @@ class Snapshot:
     generation: int
     synced: bool
     apps: Mapping[AppId, Built]
-    beat: float
 
 
 class Reconciler:
@@ -159,10 +158,15 @@ class Reconciler:
         """True once the first complete state was offered to the targets."""
         return self._synced
 
+    @property
+    def beat(self) -> float:
+        """When the loop turned last, on the clock."""
+        return self._beat
+
     def snapshot(self) -> Snapshot:
         """What is known now; a copy, so it stays as it is."""
         with self._lock:
-            return Snapshot(self._generation, self._synced, dict(self._built), self._beat)
+            return Snapshot(self._generation, self._synced, dict(self._built))
 
     def servers(self, app: AppId) -> Sequence[Server] | None:
         """The servers that the targets were given for an app; None before all sources spoke."""

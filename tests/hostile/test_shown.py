@@ -57,7 +57,7 @@ class View:
         self._built = Built(TODO, desired, (problem,), wanted=text, held=True, versions=(text,))
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(1, True, {TODO: self._built}, 0.0)
+        return Snapshot(1, True, {TODO: self._built})
 
     def sources(self) -> list[SourceState]:
         return [SourceState("pods", SourcePhase.STALE, 1.0, 1, {"expired": 1}, 1, self._text)]

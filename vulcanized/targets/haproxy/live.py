@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -102,7 +103,8 @@ def parse_table(text: str) -> dict[str, str] | None:
         _, _, entry = line.partition(" ")
         key, _, value = entry.partition(" ")
         if key:
-            table.setdefault(key, value)
+            # What was read back is what we gave: the same texts, kept once.
+            table.setdefault(sys.intern(key), sys.intern(value))
     return table
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -49,6 +50,7 @@ IS_IN_MAINTENANCE: Final = "maintenance"
 IS_NOWHERE: Final = "nowhere"
 SLOTS: Final = 100
 
+_NONE: Final[frozenset[str]] = frozenset()
 _SERVER: Final = "    server "
 _OWN_SERVER: Final = re.compile(r"^\s*server\s+(\S+)", re.MULTILINE)
 _MARK: Final = re.compile(r"# (\S+:\S+) ([0-9a-f]{16})(?: (.*))?\Z")
@@ -74,13 +76,13 @@ class Shape:
     head: str
     options: str
     digest: str
-    own: frozenset[str] = frozenset()
+    own: frozenset[str] = _NONE
 
     @classmethod
     def of(cls, id_: str, head: str, options: str) -> Shape:
         """A shape with its digest."""
         digest = hashlib.blake2b(f"{head}\0{options}".encode(), digest_size=8).hexdigest()
-        return cls(id_, head, options, digest, frozenset(_OWN_SERVER.findall(head)))
+        return cls(id_, head, options, digest, frozenset(_OWN_SERVER.findall(head)) or _NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Pool:
     @property
     def structure(self) -> str:
         """Its value in `structure.map`."""
-        return f"{self.shape.digest}:{self.maxconn}"
+        return sys.intern(f"{self.shape.digest}:{self.maxconn}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def _entries(desired: DesiredApp) -> Iterable[Entry]:
 def route_entries(app: AppId, routes: Collection[Route]) -> Iterable[Entry]:
     """What makes routes lead to an app."""
     for host in sorted({route.host for route in routes}):
-        yield Entry(HOSTS, words.host(host), host)
+        yield Entry(HOSTS, sys.intern(words.host(host)), sys.intern(host))
     for host in sorted({route.host for route in routes if route.kind is PathKind.REGEX}):
         yield Entry(REGEX_HOSTS, words.host(host), "yes")
     for route in routes:

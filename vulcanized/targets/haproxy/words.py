@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -53,14 +54,14 @@ _options = _refuser(_OPTIONS, "the options of a server")
 
 def app_key(app: AppId) -> str:
     """What an app is called in the maps: `namespace/name`."""
-    return f"{name(app.namespace)}/{name(app.name)}"
+    return sys.intern(f"{name(app.namespace)}/{name(app.name)}")
 
 
 def backend_id(app: AppId, version: str) -> str:
     """What the backend of one version is called: `namespace:name:version`, or without a version."""
     if version == ANY_VERSION:
-        return f"{name(app.namespace)}:{name(app.name)}"
-    return f"{name(app.namespace)}:{name(app.name)}:{name(version)}"
+        return sys.intern(f"{name(app.namespace)}:{name(app.name)}")
+    return sys.intern(f"{name(app.namespace)}:{name(app.name)}:{name(version)}")
 
 
 def route_key(route: Route) -> str:
@@ -73,7 +74,7 @@ def route_key(route: Route) -> str:
     if route.kind is PathKind.EXACT:
         return scope + _path(route.path)
     if route.kind is PathKind.PREFIX:
-        return f"{scope}{_path(route.path).rstrip('/')}/"
+        return sys.intern(f"{scope}{_path(route.path).rstrip('/')}/")
     return f"{_BOUNDED}^{re.escape(scope)}(?:{_regex(route.path)})"
 
 

@@ -182,8 +182,8 @@ def build(
             Problem(
                 app,
                 "route_taken",
-                f"{route.host}{route.path} ({route.kind}) belongs to {owner}, whose config is "
-                "older: remove it from one of the two",
+                f"{route.host}{route.path} ({route.kind}) belongs to {owner}, which comes "
+                "first (the older config, else by name): remove it from one of the two",
                 configured.document.origin if configured.document else "",
             )
         )
@@ -254,8 +254,13 @@ def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[s
     """Pods -> servers by version. Ready pods take traffic, terminating ones drain."""
     placed: dict[str, list[Server]] = {}
     without: list[Pod] = []
+    unreachable: list[Pod] = []
     for pod in observed.pods:
-        if pod.finished or not pod.ip or not (pod.ready or pod.terminating):
+        if pod.finished or not (pod.ready or pod.terminating):
+            continue
+        if not pod.ip:
+            if pod.ready and not pod.terminating:
+                unreachable.append(pod)
             continue
         port = _port(pod, spec.port)
         if port is None:
@@ -264,17 +269,31 @@ def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[s
         state = ServerState.DRAIN if pod.terminating else ServerState.READY
         server = Server(_server_name(pod, port), Endpoint(pod.ip, port), state, version=pod.version)
         placed.setdefault(pod.version, []).append(server)
+    if unreachable:
+        problems.append(
+            Problem(
+                observed.app,
+                "no_address",
+                f"{_some(unreachable)} say that they are ready, but status.podIP is no address "
+                "that can be connected to: see what gave it to them",
+            )
+        )
     if without:
         wanted = "any container port" if spec.port is None else f"a container port {spec.port!r}"
         problems.append(
             Problem(
                 observed.app,
                 "no_port",
-                f"{len(without)} of its pods ({without[0].name}, ...) lack {wanted}: declare it in "
-                "the pod, or give its number as `port` in the app config",
+                f"{_some(without)} lack {wanted}: declare it in the pod, or give its number as "
+                "`port` in the app config",
             )
         )
     return placed
+
+
+def _some(pods: list[Pod]) -> str:
+    more = ", ..." if len(pods) > 1 else ""
+    return f"{len(pods)} of its pods ({pods[0].name}{more})"
 
 
 def _port(pod: Pod, wanted: int | str | None) -> int | None:

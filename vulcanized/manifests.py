@@ -53,7 +53,7 @@ def parse(content: bytes, file: str, manifests: Manifests) -> Parsed:
         try:
             record = manifests.record(document)
         except Invalid as error:
-            parsed.invalid[key] = str(error)
+            parsed.invalid[key] = error.reason if key == error.where else str(error)
         else:
             if record is not None:
                 parsed.records[key] = record
@@ -66,10 +66,23 @@ def _load(content: bytes, file: str) -> list[Any]:
             return [msgspec.json.decode(content)] if content.strip() else []
         return list(_load_yaml(content))
     except yaml.YAMLError as error:
-        raise Invalid(file, f"is not YAML: {shown(' '.join(str(error).split()), '')}") from None
+        raise Invalid(file, _not_yaml(content, error)) from None
+    except RecursionError:
+        raise Invalid(file, "is nested too deeply; make it flatter") from None
+    except msgspec.MsgspecError as error:
+        raise Invalid(file, f"is not JSON: {shown(str(error), '')}; mend it there") from None
     except Exception as error:
         # A tag on what it does not fit (`!!bool x`) makes PyYAML raise whatever it comes to.
-        raise Invalid(file, f"cannot be read: {shown(str(error), '')}") from None
+        raise Invalid(file, f"cannot be read: {shown(str(error), '')}; mend it") from None
+
+
+def _not_yaml(content: bytes, error: yaml.YAMLError) -> str:
+    try:
+        content.decode()
+    except UnicodeDecodeError as broken:
+        return f"is not UTF-8 text (byte {broken.start}); save it as UTF-8"
+    said = " ".join(str(error).split()).replace('in "<byte string>",', "at")
+    return f"is not YAML: {shown(said, '')}; mend it there"
 
 
 def _load_yaml(content: bytes) -> Iterator[Any]:

@@ -204,8 +204,8 @@ def _lean_pod(pod: WirePod, labels: Labels) -> Pod | None:
         uid=uid,
         namespace=namespace,
         name=name,
-        app=_label(POD, meta, app),
-        version=_label(POD, meta, version) if version else _owner(meta),
+        app=_label(POD, meta, labels.app, app),
+        version=_label(POD, meta, labels.version, version) if version else _owner(meta),
         ip=_ip(status.pod_ip) if status is not None and status.pod_ip else "",
         ports=_ports(pod.spec, meta) if pod.spec is not None else (),
         ready=phase == "Running" and status is not None and _is_ready(status),
@@ -229,7 +229,7 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
     if not version and kind != DEPLOYMENT:
         version = name
     elif version:
-        version = _label(kind, meta, version)
+        version = _label(kind, meta, labels.version, version)
     replicas = spec.replicas if spec is not None else None
     created = meta.creation_timestamp or ""
     return Controller(
@@ -237,7 +237,7 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
         kind=kind,
         namespace=namespace,
         name=name,
-        app=_label(kind, meta, app),
+        app=_label(kind, meta, labels.app, app),
         version=version or "",
         desired=1 if replicas is None else replicas,
         created=created if _TIME(created) else "",
@@ -248,21 +248,32 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
 def _who(kind: str, meta: Metadata) -> tuple[str, str, str]:
     """uid, namespace and name, each as Kubernetes allows it; raises `Invalid`."""
     name, namespace = meta.name or "", meta.namespace or ""
-    if not _OBJECT_NAME(name) or not _OBJECT_NAME(namespace):
-        _refuse(kind, meta, "metadata.name and metadata.namespace must both be names")
+    for field_, value in (("name", name), ("namespace", namespace)):
+        if not _OBJECT_NAME(value):
+            _refuse(
+                kind,
+                meta,
+                f"metadata.{field_} is {shown(value[:60])}: write at most 253 small letters, "
+                "digits, - and ., the first and last a letter or digit",
+            )
     return uid_of(kind, meta), sys.intern(namespace), name
 
 
 def uid_of(kind: str, meta: Metadata) -> str:
     """The uid, checked; raises `Invalid`."""
     if not meta.uid or not _UID(meta.uid):
-        _refuse(kind, meta, f"metadata.uid is {shown(meta.uid)}")
+        _refuse(kind, meta, f"metadata.uid is {shown(meta.uid)}: leave it as the server gave it")
     return meta.uid
 
 
-def _label(kind: str, meta: Metadata, value: str) -> str:
+def _label(kind: str, meta: Metadata, name: str, value: str) -> str:
     if not _LABEL_VALUE(value):
-        _refuse(kind, meta, f"{shown(value)} is not a label value")
+        _refuse(
+            kind,
+            meta,
+            f"label {name} is {shown(value)}: write at most 63 letters, digits and -_., the first "
+            "and last a letter or digit",
+        )
     return sys.intern(value)
 
 
@@ -295,7 +306,11 @@ def _add_ports(found: list[tuple[str, int]], container: _Container, meta: Metada
             continue
         name = port.name or ""
         if name and not _PORT_NAME(name):
-            _refuse(POD, meta, f"{shown(name)} is not a port name")
+            _refuse(
+                POD,
+                meta,
+                f"a port is named {shown(name)}: write at most 15 small letters, digits and -",
+            )
         found.append((name, port.container_port))
 
 
@@ -337,7 +352,7 @@ def _convert(document: dict[Any, Any], wire: type[_Wire]) -> _Wire:
     except (*WRONG, OverflowError) as error:  # the latter: a time zone that leads out of all years
         name = metadata.get("name") if isinstance(metadata, dict) else None
         named = Metadata(name=name) if isinstance(name, str) else None
-        raise Invalid(named_object(str(document["kind"]), named), str(error)) from error
+        raise Invalid(named_object(str(document["kind"]), named), wrong(error)) from error
 
 
 def _rfc3339(when: dt.date) -> str:
@@ -369,6 +384,32 @@ def shown(value: object, quote: str = "'") -> str:
     text = ascii(value)
     text = text if len(text) <= 200 else f"{text[:200]}..."
     return text if quote or not isinstance(value, str) else text[1:-1]
+
+
+_MISMATCH = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?(?: - at `\$\.?(.*)`)?")
+_WORDS = {
+    "str": "a text, in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "a list",
+    "null": "nothing",
+}
+
+
+def wrong(error: Exception) -> str:
+    """What msgspec finds wrong with a document, in words for who wrote it."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    found = _MISMATCH.fullmatch(str(error))
+    if found is None:
+        return shown(str(error), "")
+    wanted, bound, got, place = found.groups("")
+    words = " or ".join(_WORDS.get(kind, kind) for kind in wanted.split(" | ") if kind != "null")
+    instead = f", not {_WORDS.get(got, got)}" if got else ""
+    where = f"{shown(place, '')}: " if place else ""
+    return f"{where}must be {words}{bound}{instead}"
 
 
 def _refuse(kind: str, meta: Metadata, reason: str) -> NoReturn:

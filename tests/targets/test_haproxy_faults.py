@@ -202,6 +202,57 @@ def test_a_haproxy_whose_worker_is_killed_is_started_again(edge: Edge) -> None:
     edge.until(served, 10, "it serves again")
 
 
+def test_a_directory_deleted_by_hand_with_the_socket_in_it_is_made_again(
+    new_edge: NewEdge,
+) -> None:
+    """HAProxy serves on, but nobody could talk to it any more."""
+    edge = new_edge()
+    edge.settings = edge.with_settings(master_socket=edge.folder / "d" / "m.sock")
+    edge.target = edge.new_target()
+    edge.show(app("a", [edge.pod("a")]))
+    pid = edge.master.processes().master
+    for number in range(2):
+        with Load(edge.port, "a.example.com") as load:
+            shutil.rmtree(edge.settings.directory)
+            if number:
+                # Neither this daemon nor the directory knows of it any more.
+                restart_of_the_daemon(edge)
+            pod = edge.pod(f"a{number}")
+            edge.apply(app("a", [pod]))
+            edge.until(lambda pod=pod: edge.get("a.example.com").pod == pod.name)
+            load.go_on(30)
+        assert load.report.failed == {}
+        assert edge.master.processes().master == pid
+        assert f"server a{number} " in edge.file(CONFIG)
+        edge.until(lambda: edge.applied is not None)
+    assert process_ids(edge) == {pid, edge.worker()}
+
+
+def process_ids(edge: Edge) -> set[int]:
+    """All HAProxys on the config of this directory."""
+    config = str(edge.settings.directory / CONFIG).encode()
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if config in (path / "cmdline").read_bytes().split(b"\0"):
+                found.add(int(path.name))
+    return found
+
+
+def test_one_that_cannot_be_reached_any_more_is_replaced(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vulcanized.targets.haproxy.proxy.RELOAD_SECONDS", 0.3)
+    edge.show(app("a", [edge.pod("a")]))
+    pid = edge.master.processes().master
+    edge.settings.master_socket.unlink()
+    os.kill(pid, signal.SIGSTOP)
+    edge.apply(app("a", [edge.pod("b")]))
+    edge.until(lambda: edge.applied is not None)
+    assert edge.get("a.example.com").pod == "b"
+    assert pid not in process_ids(edge)
+
+
 def test_a_start_that_haproxy_refuses_falls_back_on_the_last_good_files(edge: Edge) -> None:
     a = app("a", [edge.pod("a")])
     edge.show(a)
@@ -281,6 +332,7 @@ MEDDLING = {
     "a cleared map of hosts": "clear map {d}/hosts.map",
     "cleared regexes": "clear map {d}/routes-regex.map",
     "a slot": "set map {d}/split.map default/split:0 default:split:green",
+    "a limit of a server": "set maxconn server default:small/s 7",
     "a limit": "set map {d}/limits.map default/limited 1",
 }
 
@@ -321,7 +373,8 @@ def seen(server: LiveServer) -> tuple[object, ...]:
     """A server that drains does so by its state or by its weight."""
     drains = server.state is ServerState.DRAIN or server.weight == 0
     rests = server.state is ServerState.MAINT
-    return (server.address, server.port, drains, rests, 0 if drains or rests else server.weight)
+    weight = 0 if drains or rests else server.weight
+    return (server.address, server.port, drains, rests, weight, server.maxconn)
 
 
 def reading(edge: Edge, condition: Callable[[Live], bool]) -> Callable[[], bool]:

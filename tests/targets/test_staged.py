@@ -86,6 +86,43 @@ def test_a_directory_belongs_to_one_at_a_time(tmp_path: Path) -> None:
     other.close()
 
 
+def test_whatever_leads_to_a_directory_it_is_the_same_one(tmp_path: Path) -> None:
+    one = Folder(tmp_path / "d")
+    one.lock()
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    with pytest.raises(DirectoryLocked):
+        Folder(tmp_path / "link").lock()
+    one.close()
+
+
+def test_nothing_in_it_can_be_deleted_to_take_it(tmp_path: Path) -> None:
+    one = Folder(tmp_path / "d")
+    one.lock()
+    one.write({"a": "1\n"})
+    for path in (tmp_path / "d").iterdir():
+        path.unlink()
+    with pytest.raises(DirectoryLocked):
+        Folder(tmp_path / "d").lock()
+    one.close()
+
+
+def test_one_that_was_made_anew_belongs_to_who_takes_it_first(tmp_path: Path) -> None:
+    one, other = Folder(tmp_path / "d"), Folder(tmp_path / "d")
+    one.lock()
+    (tmp_path / "d").rmdir()
+    assert not one.locked
+    one.lock()
+    assert one.locked
+    with pytest.raises(DirectoryLocked):
+        other.lock()
+    (tmp_path / "d").rmdir()
+    other.lock()
+    with pytest.raises(DirectoryLocked):
+        one.lock()
+    assert not one.locked
+    other.close()
+
+
 def test_a_candidate_is_gone_afterwards_and_what_a_crash_left_before(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     (tmp_path / "candidate").mkdir()

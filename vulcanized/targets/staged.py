@@ -22,7 +22,6 @@ LAST_SECOND_TRY: Final = 600.0
 """Seconds between tries of the same refused candidate. Its files may say the same and yet pass the
 next time: the address was taken, a certificate that a template names was missing."""
 
-_LOCK: Final = "vulcanized.lock"
 _CANDIDATE: Final = "candidate"
 
 
@@ -44,21 +43,38 @@ class Folder:
         self._written: dict[str, _Written] = {}
 
     def lock(self) -> None:
-        """Make it and take it for this process, once. Raises DirectoryLocked, NotWritten."""
-        if self._lock is not None:
-            return
-        with _named(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Make it and take it for this process, also when it was taken away and made anew since.
+
+        The directory itself is locked, whatever path leads to it: nothing in it can be deleted so
+        that another daemon could take it too. Raises DirectoryLocked, NotWritten.
+        """
+        while not self.locked:
+            self.close()
+            with _named(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    raise DirectoryLocked(
+                        f"{self.path} is managed by another vulcanized: stop it, or give this "
+                        "target a directory of its own"
+                    ) from None
+                except OSError:
+                    os.close(descriptor)
+                    raise
+            self._lock = descriptor
+
+    @property
+    def locked(self) -> bool:
+        """Whether what stands at the path now is ours."""
+        if self._lock is None:
+            return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise DirectoryLocked(
-                f"{self.path} is managed by another vulcanized: stop it, or give this target a "
-                "directory of its own"
-            ) from None
-        self._lock = descriptor
+            return os.path.samestat(os.fstat(self._lock), os.stat(self.path))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Let another daemon have it."""

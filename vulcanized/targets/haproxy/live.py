@@ -1,6 +1,7 @@
-"""What a running HAProxy says about itself, parsed.
+"""What a running HAProxy says, parsed: the one place that knows how its versions differ.
 
-Formats as 2.6, 3.0 and 3.2 write them; what they are: HAProxy's management guide, section 9.
+They are told apart by what they say, never by their number. Formats as 2.6, 2.8, 3.0 and 3.2 write
+them (`tests/targets/recorded`); what they are: HAProxy's management guide, section 9.
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ from vulcanized.targets.haproxy import words
 _PROCESS: Final = re.compile(
     r"(\d+)\s+(master|worker)\s+(\d+)(?: \[failed: (\d+)\])?\s+(\S+)\s+(\S+)"
 )
+# Of commands, the only answers that mean that they were done.
+NOTHING: Final = re.compile(r"\n")
+DONE: Final = re.compile(r"[^\n]+\n\n|\n")
+ADDED: Final = re.compile(r"New server registered\.\n\n")
+PREPARED: Final = re.compile(r"New version created: (\d+)\n\n")
+# Before 3.0 these two end with one newline, since then with two: nothing may follow them in a batch
+# whose answer is one newline.
+DELETED: Final = re.compile(r"Server deleted\.\n\n?|No such server\.\n\n?")
+DELETED_OR_BUSY: Final = re.compile(
+    rf"{DELETED.pattern}|Server still has connections attached[^\n]*\n\n?"
+)
+NO_SUCH_WORKER: Final = "Can't find the target "
+"""Begins the answer of a master whose worker cannot be asked: it has ended, or still starts."""
+
 _FORCED_OR_CONFIGURED_MAINT: Final = 0x01 | 0x04
 _FORCED_DRAIN: Final = 0x08
 _ALERT: Final = re.compile(r"^\[ALERT\]\s*\(\d+\) : (?:config : )?")
@@ -39,12 +54,13 @@ class Processes(NamedTuple):
 
 
 class LiveServer(NamedTuple):
-    """A server as the running worker has it."""
+    """A server as the running worker has it. `maxconn` None: it was not asked for."""
 
     address: str
     port: int
     state: ServerState
     weight: int
+    maxconn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,15 @@ class Live:
     tables: Mapping[str, Mapping[str, str]]
     servers: Mapping[str, Mapping[str, LiveServer]]
     seconds: float = 0.0
+
+
+def is_over(answer: bytes | bytearray) -> bool:
+    """Whether nothing will follow, though the connection is open.
+
+    2.6 closes it after word that there is no such worker; from 2.8 on it may stay open for ever.
+    """
+    last_line = answer.rfind(b"\n", 0, -1) + 1
+    return answer.endswith(b"\n") and answer.startswith(NO_SUCH_WORKER.encode(), last_line)
 
 
 def parse_processes(text: str) -> Processes:
@@ -122,6 +147,15 @@ def parse_servers(text: str, backends: Mapping[str, str]) -> dict[str, dict[str,
     return servers
 
 
+def add_limits(servers: Mapping[str, dict[str, LiveServer]], text: str) -> None:
+    """Put the `maxconn` that some answers to `show stat` tell into `servers`."""
+    for line in text.splitlines():
+        fields = line.split(",", 7)
+        known = servers.get(fields[0], {})
+        if len(fields) > 7 and fields[1] in known:
+            known[fields[1]] = known[fields[1]]._replace(maxconn=int(fields[6] or 0))
+
+
 def _canonical(address: str) -> str:
     if ":" not in address:
         return address
@@ -135,6 +169,14 @@ def _state(admin: int) -> ServerState:
     if admin & _FORCED_OR_CONFIGURED_MAINT:
         return ServerState.MAINT
     return ServerState.DRAIN if admin & _FORCED_DRAIN else ServerState.READY
+
+
+def limited_to(live: LiveServer, maxconn: int) -> bool:
+    """Whether a running server has the wanted limit, as far as was asked.
+
+    Without one in the app's config it may have any: a template may say so.
+    """
+    return not maxconn or live.maxconn is None or live.maxconn == maxconn
 
 
 def stands_at(live: LiveServer, server: Server) -> bool:

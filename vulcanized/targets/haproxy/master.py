@@ -13,16 +13,21 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vulcanized.errors import ProxyUnreachable, ReloadFailed
 from vulcanized.targets.haproxy.live import (
+    NO_SUCH_WORKER,
+    NOTHING,
+    PREPARED,
     Live,
     Processes,
+    add_limits,
     alerts,
+    is_over,
     parse_processes,
     parse_servers,
     parse_table,
@@ -33,15 +38,7 @@ ANSWER_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 8000
 """Of one line, and of one payload: HAProxy drops silently what is over its buffer of 16 KiB."""
 _MOST_COMMANDS: Final = 100
-
-NOTHING: Final = re.compile(r"\n")
-DONE: Final = re.compile(r"[^\n]*\n\n|\n")
-ADDED: Final = re.compile(r"New server registered\.\n\n")
-# 2.6 ends these two with one newline, later ones with two.
-DELETED: Final = re.compile(r"Server deleted\.\n\n?|No such server\.\n\n?")
-DELETED_OR_BUSY: Final = re.compile(
-    rf"{DELETED.pattern}|Server still has connections attached[^\n]*\n\n?"
-)
+_LIMITS_AT_ONCE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +81,7 @@ class Master:
 
     def __init__(self, path: Path, directory: Path) -> None:
         self._path = path
+        self._turn = 0
         self._directory = directory
 
     def ask(self, text: str, seconds: float = ANSWER_SECONDS) -> str:
@@ -99,6 +97,8 @@ class Master:
                 connection.shutdown(socket.SHUT_WR)
                 while data := connection.recv(1 << 16):
                     answer += data
+                    if is_over(answer):
+                        break
                     connection.settimeout(max(0.001, deadline - time.monotonic()))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Absent(
@@ -129,11 +129,23 @@ class Master:
             return Live(processes, {}, {}, {})
         tables = {name: self._table(processes.worker, name) or {} for name in TABLES}
         servers = parse_servers(self.ask(f"@!{processes.worker} show servers state\n"), structure)
+        if some := self._take_turns(structure):
+            asked = ";".join(f"@!{processes.worker} show stat {id_} 4 -1" for id_ in some)
+            add_limits(servers, self.ask(f"{asked}\n"))
         return Live(processes, structure, tables, servers, time.monotonic() - began)
+
+    def _take_turns(self, structure: Mapping[str, str]) -> list[str]:
+        """The backends whose limits are looked at this time: what HAProxy tells of them is long."""
+        limited = [id_ for id_, value in structure.items() if ":" in id_ and value[-2:] != ":0"]
+        if not limited:
+            return []
+        start = self._turn % len(limited)
+        self._turn = start + _LIMITS_AT_ONCE
+        return limited[start : start + _LIMITS_AT_ONCE]
 
     def _table(self, worker: int, name: str) -> dict[str, str] | None:
         answer = self.ask(f"@!{worker} show map {self._directory / name}\n")
-        if answer.startswith("Can't find the target"):
+        if answer.startswith(NO_SUCH_WORKER):
             raise Absent(f"HAProxy's worker {worker} cannot be asked: it has ended or still starts")
         return parse_table(answer)
 
@@ -229,7 +241,7 @@ class Master:
         name = new.subject
         map_ = self._directory / name
         answer = self._ask_worker(worker, f"@!{worker} prepare map {map_}\n")
-        created = re.fullmatch(r"New version created: (\d+)\n\n", answer)
+        created = PREPARED.fullmatch(answer)
         if created is None:
             raise Disagreed(name, f"prepare map {map_}", answer)
         version = created[1]

@@ -17,6 +17,7 @@ from vulcanized.model import (
     AppId,
     Balance,
     DesiredApp,
+    Endpoint,
     HealthCheck,
     PathKind,
     Policies,
@@ -53,6 +54,7 @@ SLOTS: Final = 100
 _NONE: Final[frozenset[str]] = frozenset()
 _SERVER: Final = "    server "
 _OWN_SERVER: Final = re.compile(r"^\s*server\s+(\S+)", re.MULTILINE)
+_WRITTEN_SERVER: Final = re.compile(rf"{_SERVER}(\S+) (\S+:\d+) weight (\d+)\b")
 _MARK: Final = re.compile(r"# (\S+:\S+) ([0-9a-f]{16})(?: (.*))?\Z")
 
 
@@ -92,6 +94,11 @@ class Pool:
     shape: Shape
     maxconn: int
     servers: tuple[Server, ...]
+
+    @property
+    def limit(self) -> int:
+        """What each server must be limited to; 0: that is not ours to say."""
+        return 0 if "maxconn" in self.shape.options.split() else self.maxconn
 
     @property
     def structure(self) -> str:
@@ -327,6 +334,21 @@ def read_shapes(text: str) -> dict[str, Shape]:
         if shape.digest == mark[2]:
             found[shape.digest] = shape
     return found
+
+
+def read_servers(text: str) -> dict[str, tuple[Server, ...]]:
+    """The servers of each backend in a file that we wrote; a version is not in it."""
+    found: dict[str, list[Server]] = {}
+    servers: list[Server] = []
+    for line in text.splitlines():
+        if mark := _MARK.match(line):
+            servers = found.setdefault(mark[1], [])
+        elif server := _WRITTEN_SERVER.match(line):
+            address, _, port = server[2].rpartition(":")
+            state = ServerState.MAINT if line.endswith(" disabled") else ServerState.READY
+            endpoint = Endpoint(address.strip("[]"), int(port))
+            servers.append(Server(server[1], endpoint, state, int(server[3])))
+    return {id_: tuple(each) for id_, each in found.items()}
 
 
 def app_of_mark(line: str) -> AppId | None:

@@ -27,8 +27,16 @@ from vulcanized.model import (
     ServerState,
 )
 from vulcanized.targets.haproxy import words
-from vulcanized.targets.haproxy.live import LiveServer, shows, stands_at
-from vulcanized.targets.haproxy.master import ADDED, DELETED_OR_BUSY, DONE, Command, Replacement
+from vulcanized.targets.haproxy.live import (
+    ADDED,
+    DELETED_OR_BUSY,
+    DONE,
+    LiveServer,
+    limited_to,
+    shows,
+    stands_at,
+)
+from vulcanized.targets.haproxy.master import Command, Replacement
 from vulcanized.targets.haproxy.parts import (
     ACTIVE,
     HOSTS,
@@ -203,11 +211,13 @@ def plan_servers(
         else:
             into = plan.enter if server.state is ServerState.READY else plan.leave
             into += _change(id_, server, running)
-    if structure != pool.structure:
-        plan.enter += [
-            Command(f"set maxconn server {id_}/{name} {pool.maxconn}", id_, DONE)
-            for name in sorted(wanted & live.keys())
-        ]
+    changed = structure != pool.structure
+    plan.enter += [
+        Command(f"set maxconn server {id_}/{name} {pool.maxconn}", id_, DONE)
+        for name in sorted(wanted & live.keys())
+        if changed or not limited_to(live[name], pool.limit)
+    ]
+    if changed:
         plan.enter.append(Command(f"set map {{map}} {id_} {pool.structure}", STRUCTURE))
     gone = {name: live[name] for name in live if name not in wanted | pool.shape.own}
     plan_removal(plan, id_, gone)

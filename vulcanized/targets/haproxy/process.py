@@ -215,15 +215,37 @@ def log_since(directory: Path, start: int) -> str:
     return ""
 
 
-def pid_of(directory: Path) -> int | None:
-    """The process that a child of ours in this directory runs as, None when there is none."""
+def pid_of(directory: Path, known: int | None = None) -> int | None:
+    """The master that a child of ours in this directory runs as, None when there is none.
+
+    Its file tells, else `known`, else the list of all processes.
+    """
     try:
-        pid = int((directory / PID_FILE).read_text().split()[0])
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        noted = int((directory / PID_FILE).read_text().split()[0])
     except (OSError, ValueError, IndexError):
-        return None
+        noted = None
+    for pid in (noted, known):
+        if pid is not None and _runs(pid, directory):
+            return pid
+    found = {int(path.name) for path in Path("/proc").glob("[0-9]*") if _runs(path.name, directory)}
+    # Its workers have the same words.
+    return next((pid for pid in sorted(found) if _parent(pid) not in found), None)
+
+
+def _runs(pid: int | str, directory: Path) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
     # The number may be another HAProxy's by now: after a boot, in a new container.
-    return pid if os.fsencode(directory / CONFIG) in words else None
+    return b"-W" in words and os.fsencode(directory / CONFIG) in words
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def stop(pid: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -25,7 +27,7 @@ from vulcanized.targets.haproxy.handover import Ground
 from vulcanized.targets.haproxy.judge import Judge, Parts
 from vulcanized.targets.haproxy.live import Live, alerts
 from vulcanized.targets.haproxy.master import Absent, Master
-from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES, Shape, read_shapes
+from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES, Shape, read_servers, read_shapes
 from vulcanized.targets.haproxy.plan import LISTEN_KEY
 from vulcanized.targets.staged import Folder
 
@@ -83,10 +85,18 @@ class Proxy:
         try:
             live, started = self.read_back(), False
         except ProxyUnreachable as error:
-            if not (isinstance(error, Absent) and self._settings.start and not self._alive()):
+            if not (isinstance(error, Absent) and self._settings.start):
                 self._stage(wanted)
                 raise
-            live, started = self._start(wanted), True
+            pid = self._running_as()
+            if pid is None:
+                live = self._start(wanted)
+            elif self._settings.master_socket.exists():
+                self._stage(wanted)
+                raise
+            else:
+                live = self._reach_again(pid, wanted)
+            started = True
         self._pid = live.processes.master
         self.tidy()
         return live, started
@@ -108,20 +118,44 @@ class Proxy:
 
     def _alive(self) -> bool:
         """Whether the HAProxy that we know runs, whatever its socket says."""
-        if self._child is not None and self._child.ended:
-            self._child = None
-        if self._child is not None:
-            return True
-        pid = process.pid_of(self._folder.path) if self._settings.start else self._pid
-        if pid is None:
+        if self._settings.start:
+            return self._running_as() is not None
+        if self._pid is None:
             return False
         try:
-            os.kill(pid, 0)
+            os.kill(self._pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             return True
         return True
+
+    def _running_as(self) -> int | None:
+        """The process that one of ours in this directory runs as, None when there is none."""
+        if self._child is not None and self._child.ended:
+            self._child = None
+        if self._child is not None:
+            return self._child.pid
+        return process.pid_of(self._folder.path, self._pid)
+
+    def _reach_again(self, pid: int, wanted: Parts) -> Live:
+        """One of ours whose socket was deleted, most likely with the whole directory.
+
+        It serves, and binds its socket anew when it reads its files again. Where it does not, it
+        is replaced.
+        """
+        log.warning("haproxy's socket was deleted; it is made to bind it again", pid=pid)
+        self._stage(wanted)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR2)
+        deadline = self._clock() + RELOAD_SECONDS
+        while self._running_as() is not None and self._clock() < deadline:
+            with contextlib.suppress(ProxyUnreachable):
+                return self.master.read_back()
+            if self._stop.wait(0.01):
+                raise ProxyUnreachable("told to end while HAProxy was to bind its socket again")
+        process.stop(pid)
+        return self._start(wanted)
 
     def _start(self, wanted: Parts) -> Live:
         """Start one with what is wanted; where that fails, with what stood there before.
@@ -198,10 +232,11 @@ class Proxy:
     def ground(self) -> Ground:
         """What the files say that a HAProxy has which runs them."""
         known = self.known()
-        found = self._folder.read((*TABLES, STRUCTURE))
+        found = self._folder.read((CONFIG, *TABLES, STRUCTURE))
+        servers = read_servers(found.pop(CONFIG, ""))
         tables = {name: parse_entries(text) for name, text in found.items()}
         structure = tables.pop(STRUCTURE, {})
-        return Ground(structure, tables, known.shapes, lambda _: ())
+        return Ground(structure, tables, known.shapes, lambda id_: servers.get(id_, ()))
 
     def _files(self, parts: Parts) -> Files:
         return self._config.files(parts, plan.tables_of(parts.values()))
@@ -288,7 +323,7 @@ class Proxy:
         try:
             process.stop(self.master.processes().master)
         except ProxyUnreachable:
-            pid = process.pid_of(self._folder.path)
+            pid = self._running_as()
             if pid is not None:
                 process.stop(pid)
 

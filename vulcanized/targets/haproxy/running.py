@@ -8,7 +8,7 @@ from typing import Final
 from vulcanized.model import AppId, Server
 from vulcanized.targets.haproxy import handover, plan
 from vulcanized.targets.haproxy.handover import Ground
-from vulcanized.targets.haproxy.live import Live, LiveServer, shows, stands_at
+from vulcanized.targets.haproxy.live import Live, LiveServer, limited_to, shows, stands_at
 from vulcanized.targets.haproxy.master import Master
 from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape, app_of
 from vulcanized.targets.haproxy.plan import ServerPlan, TableChanges
@@ -201,19 +201,27 @@ class Running:
         return ""
 
     def _same(self, id_: str, servers: tuple[Server, ...], live: Mapping[str, LiveServer]) -> bool:
+        maxconn = int(self.structure[id_].partition(":")[2] or 0)
         for server in servers:
             running = live.get(server.name)
             if running is None or not shows(running, server) or not stands_at(running, server):
+                return False
+            if running.maxconn != maxconn and not limited_to(running, self._limit(id_)):
                 return False
         rest = live.keys() - {server.name for server in servers} - self._leaving.get(id_, set())
         return not rest or rest <= self._own(id_)
 
     def _own(self, id_: str) -> frozenset[str]:
-        for part in self.shown.values():
-            for pool in part.pools:
-                if pool.shape.id == id_:
-                    return pool.shape.own
-        return frozenset()
+        pool = self._pool(id_)
+        return pool.shape.own if pool else frozenset()
+
+    def _limit(self, id_: str) -> int:
+        pool = self._pool(id_)
+        return pool.limit if pool else 0
+
+    def _pool(self, id_: str) -> Pool | None:
+        part = self.shown.get(app_of(id_))
+        return next((pool for pool in (part.pools if part else ()) if pool.shape.id == id_), None)
 
 
 def _ordered(table: Mapping[str, str]) -> bool:

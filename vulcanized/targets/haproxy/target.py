@@ -579,7 +579,7 @@ class HaproxyTarget:
         else:
             log.warning("closing in the midst of an apply", target=self.name)
         self._templates.close()
-        if stop_proxy and self._settings.start and self._generation:
+        if stop_proxy and self._settings.start and self._generation and self._folder.locked:
             self._proxy.end()
         self._folder.close()
 

@@ -24,6 +24,23 @@ def test_only_what_differs_is_written(tmp_path: Path) -> None:
     assert not Folder(tmp_path).write({"a": "1\n", "b": "3\n"})
 
 
+def test_the_first_of_the_files_stands_there_only_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[str] = []
+    replace = Path.replace
+
+    def noted(path: Path, target: Path) -> Path:
+        put.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    folder = Folder(tmp_path)
+    folder.write({"a": "1\n", "b": "1\n", "c": "1\n"})
+    folder.write({"a": "2\n", "b": "2\n", "c": "1\n"})
+    assert put == ["b", "c", "a", "a", "b"]
+
+
 def test_a_file_that_someone_else_changed_is_noticed_and_written_again(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write({"a": "1\n"})

@@ -94,11 +94,15 @@ class Folder:
     def write(self, files: Mapping[str, str]) -> bool:
         """Put files in place, in this order, those that differ from what is there.
 
-        True if there was one. Raises NotWritten; what was there before is then still whole.
+        The first names the others, so it comes last where there was none: nobody can start a proxy
+        with half of them. True if there was one to put. Raises NotWritten; what was there before is
+        then still whole.
         """
         changed = [name for name, text in files.items() if not self._stands(name, text)]
         with _named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            if changed and not (self.path / next(iter(files))).exists():
+                changed.append(changed.pop(0))
             for name in changed:
                 self._put(name, files[name])
             if changed:

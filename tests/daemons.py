@@ -18,6 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.servers.ports import free_port
 from tests.servers.process import ServerProcess
 from tests.servers.wait import eventually
+from vulcanized.baseline import StoredBaseline
+
+PROGRAM = (sys.executable, "-m", "vulcanized")
 
 _NOT_YET = (OSError, http.client.HTTPException, ValueError)
 
@@ -26,7 +29,8 @@ class Vulcanized:
     """A daemon with its settings in `folder`: HAProxy as its child on a free port.
 
     `sides` are the TOML sections of the cluster and the store, such as `[kubernetes]` and `[etcd]`;
-    `target` are further lines of the target. Whoever uses it ends it: it is a context manager.
+    `target` are further lines of the target; `program` is what is started in place of `vulcanized`.
+    Whoever uses it ends it: it is a context manager.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Vulcanized:
         port: int | None = None,
         more: str = "",
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
@@ -70,7 +75,7 @@ level = "debug"
 """
         )
         self.environment = dict(environment or {})
-        command = [sys.executable, "-m", "vulcanized", "run", "--config", str(self.config)]
+        command = [*program, "run", "--config", str(self.config)]
         self.process = ServerProcess(
             "vulcanized", command, folder / "vulcanized.log", environment=environment
         )
@@ -90,6 +95,16 @@ level = "debug"
     def wait_ready(self, deadline: float = 30.0) -> None:
         """Wait until `/readyz` says yes; the log's tail is in the error if it does not."""
         self.process.wait_until(lambda: self.page("/readyz")[0] == 200, deadline, _NOT_YET)
+
+    def wait_remembered(self, *apps: str, deadline: float = 30.0) -> None:
+        """Wait until it has written down pods and config of these apps, which it does lazily."""
+
+        def known() -> set[str]:
+            state = StoredBaseline(self.directory / "state")
+            configured = {each.app.name for each in state.documents()}
+            return configured & {pod.app for pod in state.pods("")}
+
+        eventually(lambda: known() >= {*apps}, deadline, lambda: f"{apps} remembered: {known()}")
 
     def page(self, path: str) -> tuple[int, bytes]:
         """An admin page: status and body."""

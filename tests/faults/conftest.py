@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.killing import Killer
 from tests.faults.stage import Stage
 from tests.faults.stage import stage as made
 from tests.servers.fixtures import NewEtcd, missing
@@ -34,4 +35,25 @@ def stage_of_three(tmp_path: Path, new_etcd: NewEtcd) -> Iterator[Stage]:
         missing(reason)
     with made(tmp_path, etcd=new_etcd(members=3)) as started:
         started.add_pod("todo-green-1", version="green")
+        yield started
+
+
+@pytest.fixture
+def killer(tmp_path: Path) -> Killer:
+    """Says when the daemon of `mortal_stage` is to die."""
+    return Killer(tmp_path / "killer")
+
+
+@pytest.fixture
+def mortal_stage(tmp_path: Path, killer: Killer) -> Iterator[Stage]:
+    """The stage with a daemon that can be killed; templates can be overridden in `templates`."""
+    try:
+        find_program("haproxy")
+        find_program("etcd")
+    except ServerMissing as reason:
+        missing(reason)
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    target = f'start = true\ntemplates = "{templates}"'
+    with made(tmp_path, program=killer.program, target=target) as started:
         yield started

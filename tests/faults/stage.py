@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.daemons import Vulcanized, eventually_served_by
+from tests.daemons import PROGRAM, Vulcanized, eventually_served_by
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.servers.etcd import Etcd
 from tests.servers.load import Load
@@ -25,6 +25,7 @@ from tests.servers.process import ServerProcess
 from tests.servers.programs import find_program
 from tests.servers.relay import Relay
 from tests.servers.wait import eventually
+from vulcanized.errors import ProxyUnreachable
 from vulcanized.targets.haproxy.master import Master
 
 OTHER_HOST = "other.example.com"
@@ -60,6 +61,7 @@ class Stage:
         more: str,
         target: str,
         etcd_more: str,
+        program: Sequence[str],
     ) -> None:
         self.folder = folder
         self.cluster = cluster
@@ -70,12 +72,13 @@ class Stage:
         self.prefix = "/vulcanized"
         self.haproxy: ServerProcess | None = None
         self._more = more
+        self._target = target if "start" in target else "start = true"
         self._etcd_more = etcd_more
         self._fresh = 0
         kubeconfig = cluster.write_kubeconfig(folder / "kubeconfig")
         self._kubernetes = f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
         sides = self.sides([f"http://127.0.0.1:{relay.port}" for relay in relays])
-        self.daemon = Vulcanized(folder / "v", sides, more=more, target=target)
+        self.daemon = Vulcanized(folder / "v", sides, more=more, target=target, program=program)
         for app in ("todo", "other"):
             for number in (1, 2):
                 self.add_pod(f"{app}-blue-{number}", app)
@@ -161,7 +164,8 @@ class Stage:
         self._fresh += 1
         folder = self.folder / f"fresh-{self._fresh}"
         up = [member.endpoint for member in self.etcd.members if member.process.running]
-        with Vulcanized(folder, self.sides(up), more=self._more) as fresh:
+        sides = self.sides(up)
+        with Vulcanized(folder, sides, more=self._more, target=self._target) as fresh:
             fresh.start()
             self.settled(fresh)
             yield fresh
@@ -173,6 +177,7 @@ class Stage:
             lambda: self.state() == state(),
             deadline,
             lambda: f"the state of a fresh start:\n{_different(self.state(), state())}",
+            ignore=(OSError, ProxyUnreachable),  # in the midst of a reload
         )
 
     @contextlib.contextmanager
@@ -207,18 +212,20 @@ def stage(
     target: str = "start = true",
     etcd: Etcd | None = None,
     etcd_more: str = "",
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Stage]:
     """All servers started, the daemon ready.
 
     `more`: settings' text; `target`, `etcd_more`: further lines of those sections. `etcd`: one that
-    runs already. A target without `start = true` gets a HAProxy as a service manager starts it.
+    runs already. `program`: what the daemon is started as. A target without `start = true` gets a
+    HAProxy as a service manager starts it.
     """
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(FakeKubernetes())
         etcd = etcd or stack.enter_context(Etcd())
         relays = [stack.enter_context(Relay(member.port)) for member in etcd.members]
         pods = stack.enter_context(LocalPods())
-        made = Stage(folder, cluster, etcd, relays, pods, more, target, etcd_more)
+        made = Stage(folder, cluster, etcd, relays, pods, more, target, etcd_more, program)
         daemon = stack.enter_context(made.daemon)
         if "start" in target:
             daemon.start()

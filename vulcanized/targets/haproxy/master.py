@@ -65,6 +65,10 @@ class Absent(ProxyUnreachable):
     """Nobody there to be asked: no HAProxy runs, or it is in the midst of a reload."""
 
 
+class Starting(Absent):
+    """A master answers, but its worker cannot be asked: it has ended, or still starts (3.2)."""
+
+
 class Disagreed(Exception):
     """A worker answered something else than expected. Read back what it has in effect.
 
@@ -146,7 +150,9 @@ class Master:
     def _table(self, worker: int, name: str) -> dict[str, str] | None:
         answer = self.ask(f"@!{worker} show map {self._directory / name}\n")
         if answer.startswith(NO_SUCH_WORKER):
-            raise Absent(f"HAProxy's worker {worker} cannot be asked: it has ended or still starts")
+            raise Starting(
+                f"HAProxy's worker {worker} cannot be asked: it has ended or still starts"
+            )
         return parse_table(answer)
 
     def reload(self, before: Processes, seconds: float, stop: threading.Event) -> Processes:

@@ -26,7 +26,7 @@ from vulcanized.targets.haproxy.config import (
 from vulcanized.targets.haproxy.handover import Ground
 from vulcanized.targets.haproxy.judge import Judge, Parts
 from vulcanized.targets.haproxy.live import Live, alerts
-from vulcanized.targets.haproxy.master import Absent, Master
+from vulcanized.targets.haproxy.master import Absent, Master, Starting
 from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES, Shape, read_servers, read_shapes
 from vulcanized.targets.haproxy.plan import LISTEN_KEY
 from vulcanized.targets.staged import Folder
@@ -112,8 +112,10 @@ class Proxy:
         while True:
             try:
                 return self.master.read_back()
-            except Absent:
-                if not self._alive() or self._clock() > deadline or self._stop.wait(0.01):
+            except Absent as error:
+                # A master that answers is alive, whoever started it.
+                alive = isinstance(error, Starting) or self._alive()
+                if not alive or self._clock() > deadline or self._stop.wait(0.01):
                     raise
 
     def _alive(self) -> bool:

@@ -280,10 +280,12 @@ def test_a_first_start_that_haproxy_refuses_leaves_out_whom_it_refuses(new_edge:
     assert edge.get("b.example.com").status == 404
 
 
-def test_an_address_that_is_taken_at_the_start_says_so(edge: Edge) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_address_that_is_taken_at_the_start_says_so(edge: Edge, shared: bool) -> None:
+    """HAProxy itself would share it with anybody who shares, another HAProxy for one."""
     with (
-        socket.create_server(("127.0.0.1", edge.port)),
-        pytest.raises(ProxyUnreachable, match="cannot bind"),
+        socket.create_server(("127.0.0.1", edge.port), reuse_port=shared),
+        pytest.raises(ProxyUnreachable, match=r"cannot listen on .*HAProxy was not started"),
     ):
         edge.apply(app("a", [edge.pod("a")]))
     edge.generation = 0

@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from vulcanized.errors import NotWritten, ProxyUnreachable, Rejected, ReloadFailed
+from vulcanized.errors import NotWritten, ProxyUnreachable, Rejected
 from vulcanized.model import AppId, Endpoint
 from vulcanized.targets.haproxy.config import CONFIG
 from vulcanized.targets.haproxy.live import alerts
@@ -122,10 +122,11 @@ def _app_of_entry(line: str) -> AppId | None:
     return AppId(namespace, name) if slash else None
 
 
-def refuse_taken(addresses: Iterable[Endpoint]) -> None:
-    """Raise ReloadFailed if one of these cannot be bound now.
+def taken(addresses: Iterable[Endpoint]) -> str:
+    """Why one of these cannot be bound now, and what to do; "" when all can.
 
-    HAProxy's own check does not see it, and a reload that finds it out stops service for seconds.
+    HAProxy's own check does not see it. A reload that finds it out stops service for seconds; a
+    start may not find it out at all, since another HAProxy is willing to share.
     """
     for address in addresses:
         literal = "0.0.0.0" if address.address == "*" else address.address  # noqa: S104
@@ -140,13 +141,10 @@ def refuse_taken(addresses: Iterable[Endpoint]) -> None:
             except PermissionError:
                 continue  # a low port: HAProxy may take what we may not
             except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                hint = "stop who has it" if taken else "give an address of this host"
-                raise ReloadFailed(
-                    f"cannot listen on {address}: {error.strerror}; {hint}, or change `listen`; "
-                    "HAProxy was not reloaded",
-                    restored=True,
-                ) from error
+                in_use = error.errno == errno.EADDRINUSE
+                hint = "stop who has it" if in_use else "give an address of this host"
+                return f"cannot listen on {address}: {error.strerror}; {hint}, or change `listen`"
+    return ""
 
 
 class Child:

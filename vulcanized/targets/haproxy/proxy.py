@@ -165,6 +165,8 @@ class Proxy:
         Where that fails too there is nothing to lose: with all apps that it does not refuse.
         """
         program = process.required_program()
+        if why := process.taken(self._settings.listen):
+            raise ProxyUnreachable(f"{why}; HAProxy was not started")
         before, ground = self._folder.read(FILES), self.ground()
         parts = self.judge.candidate(wanted, ground)
         files = self._files(parts)
@@ -259,7 +261,9 @@ class Proxy:
             if running:
                 known = running.get(LISTEN_KEY, "").split(",")
                 listen = self._settings.listen
-                process.refuse_taken(each for each in listen if words.listen(each) not in known)
+                why = process.taken(each for each in listen if words.listen(each) not in known)
+                if why:
+                    raise ReloadFailed(f"{why}; HAProxy was not reloaded", restored=True)
             if good is not None:
                 # Files may be behind run time: what is put back must not be.
                 self._folder.write(good)

@@ -214,7 +214,7 @@ def build(
             Problem(
                 app,
                 "no_servers",
-                f"no pod{_of(split)} is ready: requests are answered with 503",
+                f"no pod{_of(split)} is ready and reachable: requests are answered with 503",
             )
         )
     desired = DesiredApp(

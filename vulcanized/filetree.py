@@ -197,7 +197,7 @@ class FileTree:
             return _GONE
         except OSError as error:
             raise Invalid(
-                file, f"cannot be read ({error.strerror}); mend its permissions"
+                file, f"cannot be read ({error.strerror}); make it readable for vulcanized"
             ) from None
         try:
             status = os.fstat(descriptor)
@@ -210,7 +210,7 @@ class FileTree:
         finally:
             os.close(descriptor)
         if len(content) > self._limit:
-            raise Invalid(file, f"is larger than {self._limit >> 10} KiB; split it")
+            raise Invalid(file, f"is larger than {self._limit >> 10} KiB; split or shorten it")
         return _Read(content, _age(status), _signature(status))
 
     def _everything(self) -> set[str]:
@@ -305,7 +305,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror}); mend its permissions"
+    return f"cannot be read ({error.strerror}); make it readable for vulcanized"
 
 
 def _digest(content: bytes | None) -> bytes | None:

@@ -51,9 +51,11 @@ def parse(content: bytes, file: str, manifests: Manifests) -> Parsed:
             parsed.invalid[key] = f"{key} is in this file twice; the first holds"
             continue
         try:
+            if isinstance(document, dict) and not isinstance(document.get("kind"), str):
+                raise Invalid("kind", "an object has no kind: write kind: Pod or the like")
             record = manifests.record(document)
         except Invalid as error:
-            parsed.invalid[key] = error.reason if key == error.where else str(error)
+            parsed.invalid[key] = error.reason if error.where in (key, "kind") else str(error)
         else:
             if record is not None:
                 parsed.records[key] = record

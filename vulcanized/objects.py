@@ -388,7 +388,7 @@ def shown(value: object, quote: str = "'") -> str:
 
 _MISMATCH = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?(?: - at `\$\.?(.*)`)?")
 _WORDS = {
-    "str": "a text, in quotes",
+    "str": "a text",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
@@ -407,6 +407,8 @@ def wrong(error: Exception) -> str:
         return shown(str(error), "")
     wanted, bound, got, place = found.groups("")
     words = " or ".join(_WORDS.get(kind, kind) for kind in wanted.split(" | ") if kind != "null")
+    words += " in quotes" if wanted.startswith("str") else ""
+    bound = bound.replace(" >= ", " from ").replace(" <= ", " up to ")
     instead = f", not {_WORDS.get(got, got)}" if got else ""
     where = f"{shown(place, '')}: " if place else ""
     return f"{where}must be {words}{bound}{instead}"

@@ -71,11 +71,12 @@ def test_what_was_said_last_is_there_for_the_next_start(tmp_path: Path) -> None:
         recorder.note(world.apps)
     known = StoredBaseline(tmp_path / "state")
     # Only what takes traffic is worth holding.
-    assert list(known.pods("")) == [pod("blue-1"), pod("shop-1", app=SHOP)]
+    found = sorted(known.pods(""), key=lambda each: each.name)
+    assert found == [pod("blue-1"), pod("shop-1", app=SHOP)]
     assert list(known.pods("default")) == [pod("blue-1")]
     assert list(known.controllers("")) == [controller("todo-blue")]
     activation = Document("blue", "etcd /vulcanized/active/default/todo")
-    assert list(known.documents()) == [
+    assert sorted(known.documents(), reverse=True) == [
         Stored(CONFIGS, TODO, config(7)),
         Stored(ACTIVATIONS, TODO, activation),
     ]

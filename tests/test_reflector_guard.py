@@ -254,6 +254,19 @@ def test_a_great_many_are_asked_in_several_goes() -> None:
     assert [len(seen) for _, seen in server.seen[1:]] == [4, 2, 0]
 
 
+def test_where_of_a_great_many_not_one_answers_the_others_are_not_waited_for() -> None:
+    many = [one(number % 250, ip=f"10.3.{number // 250}.{number % 250}") for number in range(300)]
+    for number, each in enumerate(many):
+        each["metadata"]["uid"] = f"u-{number}"
+    network = Network()
+    network.room = 250
+    server = Guarded(listed(*many), LOST, listed(), [2.0], listed(), network=network)
+    assert server.follow().held == 0
+    network.accepting = {f"10.3.0.{number}" for number in range(250)}
+    again = Guarded(listed(*many), LOST, listed(), [2.0], listed(), network=network)
+    assert again.follow().held > 200
+
+
 def test_pods_that_take_no_traffic_go_as_ever() -> None:
     idle = [one(number, ready=False) for number in range(1, 5)]
     ending = one(9, deletionTimestamp="2026-01-01T00:00:00Z")

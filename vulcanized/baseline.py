@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS observed (
   config BLOB,
   activation BLOB,
   PRIMARY KEY (namespace, app)
-) WITHOUT ROWID
+)
 """
 
 Value = TypeVar("Value")

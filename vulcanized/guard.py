@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from vulcanized.model import AppId, Controller, Document, Pod
@@ -56,11 +57,8 @@ class Kind(Generic[Key, Thing]):
 
     def tally(self, things: Iterable[Thing]) -> Counter[Hashable]:
         """How many things that serve there are, by group."""
-        count: Counter[Hashable] = Counter()
-        for thing in things:
-            if self.serves(thing):
-                count.update(self.groups(thing))
-        return count
+        serving = filter(self.serves, things)
+        return Counter(chain.from_iterable(map(self.groups, serving)))
 
 
 def excessive(
@@ -102,18 +100,18 @@ def _serves(record: Pod | Controller) -> bool:
 
 
 PODS: Kind[str, Pod] = Kind(
-    "pods", lambda p: p.uid, app_of, _named, lambda p: (app_of(p), ""), takes_traffic
+    "pods", lambda p: p.uid, app_of, _named, lambda p: ((p.namespace, p.app), ""), takes_traffic
 )
 # One for another is what a release does: it must not be held for the one that it takes away.
 CONTROLLERS: Kind[str, Controller] = Kind(
-    "controllers", lambda c: c.uid, app_of, _named, lambda c: (app_of(c), ""), net=True
+    "controllers", lambda c: c.uid, app_of, _named, lambda c: ((c.namespace, c.app), ""), net=True
 )
 RECORDS: Kind[str, Pod | Controller] = Kind(
     "objects",
     lambda r: r.uid,
     app_of,
     _named,
-    lambda r: ((type(r), app_of(r)), type(r)),
+    lambda r: ((type(r), r.namespace, r.app), type(r)),
     _serves,
 )
 # People do delete the config of one app: only what takes many is strange.

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
 
@@ -42,6 +42,7 @@ OVERRIDE = "systemctl kill --kill-whom=main -s USR1 vulcanized (kill -USR1 1 in 
 _MOST_PORTS = 3  # of one pod
 _MOST_SERVERS = 5  # of one app
 _CONTROLS = 16  # listed pods that are asked too, to tell a dead pod from a network that refuses all
+_SAMPLE = 200  # places to ask of which not one answers, before the others are not waited for
 _NAMES = 3
 
 
@@ -207,13 +208,15 @@ class Holds(Generic[Key, Thing]):
         kind = self._kind
         if before is None:
             # What is remembered may be old, and each pod another by now: only how many matters.
-            known: Counter[Hashable] = Counter()
             missing = {}
-            for thing in self._remembered():
-                if kind.serves(thing):
-                    known.update(kind.groups(thing))
-                    if (key := kind.key(thing)) not in listed:
+
+            def remembered() -> Iterator[Thing]:
+                for thing in self._remembered():
+                    if (key := kind.key(thing)) not in listed and kind.serves(thing):
                         missing[key] = thing
+                    yield thing
+
+            known = kind.tally(remembered())
             lost = known - kind.tally(listed.values())
         else:
             gone = ((key, before[key]) for key in before.keys() - listed.keys())
@@ -267,7 +270,9 @@ class Holds(Generic[Key, Thing]):
         controls, self._controls = self._controls, []
         proof = {key: t for key, t in new.items() if isinstance(t, Pod)} if controls else {}
         where = {key: self._guarding.endpoints(thing) for key, thing in (proof | confirmed).items()}
-        asked = [*controls, *(each for some in where.values() for each in some or ())]
+        # Those for whom there is time should be a fair sample of all.
+        order = random.sample(list(where), len(where))
+        asked = [*controls, *(each for key in order for each in where[key] or ())]
         answers = self._guarding.prober.ask(asked, stop)
         if stop.is_set():
             return set()
@@ -276,6 +281,10 @@ class Holds(Generic[Key, Thing]):
         listening = any(answers[each] is Answer.ACCEPTED for each in controls)
         gone = {key for key in proof if listening and _refused(where[key], answers)}
         left = {key for key in confirmed if not _silent(where[key], answers)}
+        counts = Counter(answers[each] for some in where.values() for each in some or ())
+        if not counts[Answer.ACCEPTED] and counts.total() - counts[Answer.UNASKED] >= _SAMPLE:
+            # Nothing answers at all: the second list alone decides.
+            left = {key for key in left if where[key] is None}
         gone |= confirmed.keys() - left
         if confirmed:
             unasked = any(_unasked(where[key], answers) for key in left)

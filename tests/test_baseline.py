@@ -158,3 +158,13 @@ def test_thousands_of_apps_are_written_in_batches(tmp_path: Path) -> None:
         recorder.note(apps)
         known = StoredBaseline(tmp_path)
         eventually(lambda: len(list(known.pods(""))) == 1000, 20, "all of them")
+
+
+def test_a_text_that_is_none_costs_its_app_only(tmp_path: Path) -> None:
+    world = filled()
+    odd = Document("{}", "st\udcffre/apps/default/todo.json")
+    world.apps[TODO] = Observed(TODO, (pod("blue-1"),), (), odd)
+    with recording(tmp_path, world) as recorder:
+        recorder.note(world.apps)
+    assert recorder.error == ""
+    assert list(StoredBaseline(tmp_path).pods("")) == [pod("shop-1", app=SHOP)]

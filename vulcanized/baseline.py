@@ -51,6 +51,8 @@ CREATE TABLE IF NOT EXISTS observed (
 
 Value = TypeVar("Value")
 
+_Row = tuple[str, str, bytes | None, bytes | None, bytes | None, bytes | None]
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -159,7 +161,7 @@ class Recorder:
                 self._connection = open_state(self._path, (_TABLE,))
             connection = self._connection
             assert connection is not None  # noqa: S101 - it is made where it is missing
-            rows = [_row(self._observe(app)) for app in apps]
+            rows = list(self._rows(apps))
             with connection:
                 connection.executemany(
                     "INSERT OR REPLACE INTO observed VALUES (?, ?, ?, ?, ?, ?)",
@@ -177,6 +179,14 @@ class Recorder:
         with self._condition:
             self._pending |= known
             return bool(self._pending) and not self.error
+
+    def _rows(self, apps: Iterable[AppId]) -> Iterator[_Row]:
+        for app in apps:
+            try:
+                yield _row(self._observe(app))
+            except ValueError as error:
+                # A text that is none, such as a file's name that is not UTF-8.
+                log.debug("not remembered", app=str(app), reason=str(error))
 
     def _unpruned(self, connection: sqlite3.Connection) -> set[AppId]:
         """Once: all apps in the file, since some may be no source's any more."""
@@ -202,9 +212,7 @@ class Recorder:
             self._connection = None
 
 
-def _row(
-    observed: Observed,
-) -> tuple[str, str, bytes | None, bytes | None, bytes | None, bytes | None]:
+def _row(observed: Observed) -> _Row:
     pods = [pod for pod in observed.pods if takes_traffic(pod)]
     return (
         observed.app.namespace,

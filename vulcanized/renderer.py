@@ -45,7 +45,7 @@ class Broken(TemplateFailed):
 class Renderer:
     """The templates of some folders, as they were at the first text; for one thread.
 
-    `stop`: no text is waited for once it is set.
+    `stop`: what is waited for when it is set is left.
     """
 
     def __init__(self, folders: Sequence[Path], stop: threading.Event) -> None:
@@ -101,6 +101,8 @@ class Renderer:
         wire = self._wire
         assert wire is not None  # noqa: S101 - `render` started it
         deadline = time.monotonic() + ANSWER_SECONDS
+        # Commands that look once render after they have stopped their sources.
+        ending = self._stop.is_set()
         wire.settimeout(ANSWER_SECONDS)
         wire.sendall(question)
         wire.settimeout(_SLICE)
@@ -109,7 +111,7 @@ class Renderer:
             try:
                 data = wire.recv(1 << 16)
             except TimeoutError:
-                if self._stop.is_set() or time.monotonic() > deadline:
+                if (self._stop.is_set() and not ending) or time.monotonic() > deadline:
                     raise
                 continue
             if not data:

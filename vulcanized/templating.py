@@ -131,8 +131,8 @@ class _Loader(jinja2.BaseLoader):
                 continue
             except OSError as error:
                 raise TemplateFailed(
-                    f"{path}: cannot be read ({error.strerror}); give vulcanized the right to read "
-                    "it, and a file"
+                    f"{path}: cannot be read ({error.strerror}); put a file there that vulcanized "
+                    "may read"
                 ) from None
             except UnicodeDecodeError as error:
                 raise TemplateFailed(
@@ -153,7 +153,7 @@ def _read(path: Path) -> str:
             raise OSError(errno.EINVAL, "not a regular file")
         data = file.read(LONGEST_TEMPLATE + 1)
     if len(data) > LONGEST_TEMPLATE:
-        raise OSError(errno.EFBIG, f"more than {LONGEST_TEMPLATE} bytes")
+        raise OSError(errno.EFBIG, f"it has more than {LONGEST_TEMPLATE >> 10} KiB")
     return data.decode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,7 @@ class Stage(Files):
         self.folder = folder
         self.settings = folder / "vulcanized.toml"
         self.target = folder / "edge"
-        self.settings.write_text(
-            f'{self.sides}\n\n[[targets]]\nkind = "haproxy"\nname = "edge"\n'
-            f'directory = "{self.target}"\nlisten = ["127.0.0.1:{free_port()}"]\n'
-        )
+        self.settings.write_text(f"{self.sides}\n{target('edge', self.target)}")
 
     def command(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """`vulcanized` with these words and the settings, to its end."""
@@ -39,6 +37,24 @@ class Stage(Files):
 
     def active_file(self, app: str) -> Path:
         return self.store / f"active/default/{app}"
+
+
+def target(name: str, directory: Path, *more: str) -> str:
+    """The settings of a HAProxy target; `more`: further lines."""
+    # A Unix socket's path is short, and pytest's folders are long.
+    port = free_port()
+    lines = (
+        "",
+        "[[targets]]",
+        'kind = "haproxy"',
+        f'name = "{name}"',
+        f'directory = "{directory}"',
+        f'listen = ["127.0.0.1:{port}"]',
+        f'master_socket = "{tempfile.gettempdir()}/vulcanized-{port}.sock"',
+        *more,
+        "",
+    )
+    return "\n".join(lines)
 
 
 def pod(

@@ -23,7 +23,7 @@ MOST_BROKEN: Final = 2
 class Templates:
     """The templates of one kind of target (`templates/<kind>/`), compiled once and on a change.
 
-    `stop`: no text is waited for once it is set.
+    `stop`: what is waited for when it is set is left.
     """
 
     def __init__(

@@ -117,40 +117,44 @@ configs = st.fixed_dictionaries(
     },
 )  # fmt: skip
 
+_SHOWN = ("paths", "health_check", "port", "balance", "timeouts", "retries", "max_connections")
+seen_by_haproxy = configs.map(
+    lambda config: {key: value for key, value in config.items() if key in ("hosts", *_SHOWN)}
+)
+"""Only fields whose values HAProxy gets to see: a hostile place is more likely one of them."""
+
 _WRONG: st.SearchStrategy[Json] = st.sampled_from(
     (None, True, -1, 0, 1.5, 2**63, 10**400, [], {}, "", [[]], {"": {}}, [None], "\0")
 )
 
 
-def _places(value: Json, at: Place = ()) -> Iterator[Place]:
-    """Every place of a document, keys of objects and the document itself included."""
-    yield at
+def places(value: Json, here: Place = ()) -> Iterator[Place]:
+    """Every place of a document, the document itself included."""
+    yield here
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _places(inner, (*at, key))
+            yield from places(inner, (*here, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _places(inner, (*at, index))
+            yield from places(inner, (*here, index))
 
 
-def _at(value: Json, place: Place) -> Json:
+def at(value: Json, place: Place) -> Json:
     for step in place:
         value = value[step]
     return value
 
 
-def _changed(value: Json, place: Place, new: Json, key: str | None) -> Json:
+def changed(value: Json, place: Place, new: Json, key: str | None = None) -> Json:
     """The document with another value at a place, or its key there called otherwise."""
     if not place:
         return new
     first, *rest = place
     if isinstance(value, list):
-        return [
-            _changed(v, tuple(rest), new, key) if i == first else v for i, v in enumerate(value)
-        ]
+        return [changed(v, tuple(rest), new, key) if i == first else v for i, v in enumerate(value)]
     if not rest and key is not None:
         return {(key if k == first else k): v for k, v in value.items()}
-    return {k: _changed(v, tuple(rest), new, key) if k == first else v for k, v in value.items()}
+    return {k: changed(v, tuple(rest), new, key) if k == first else v for k, v in value.items()}
 
 
 @st.composite
@@ -158,15 +162,17 @@ def with_hostile_places(draw: st.DrawFn, documents: st.SearchStrategy[Json], mos
     """A document in which up to `most` places say something hostile, near-valid or of no use."""
     document = draw(documents)
     for _ in range(draw(st.sampled_from((*range(1 + most), 1, 1)))):
-        place = draw(st.sampled_from(list(_places(document))))
-        old = _at(document, place)
+        everywhere = list(places(document))
+        texts = [place for place in everywhere if isinstance(at(document, place), str)]
+        place = draw(st.sampled_from((texts or everywhere) if draw(st.booleans()) else everywhere))
+        old = at(document, place)
         named = place and isinstance(place[-1], str)
         if named and draw(st.integers(0, 5)) == 0:
-            document = _changed(document, place, old, draw(around(str(place[-1]))))
+            document = changed(document, place, old, draw(around(str(place[-1]))))
         elif isinstance(old, str):
-            document = _changed(document, place, draw(around(old)), None)
+            document = changed(document, place, draw(around(old)))
         else:
-            document = _changed(document, place, draw(st.one_of(hostile, _WRONG)), None)
+            document = changed(document, place, draw(st.one_of(hostile, _WRONG)))
     return document
 
 
@@ -184,7 +190,13 @@ def broken(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
     return draw(around(text))
 
 
-config_texts = broken(st.builds(_as_text, with_hostile_places(configs), st.booleans()))
+config_texts = broken(
+    st.builds(
+        _as_text,
+        with_hostile_places(seen_by_haproxy) | with_hostile_places(configs),
+        st.booleans(),
+    )
+)
 
 versions = st.one_of(
     st.sampled_from(("blue", "green", "1.0.0", "42", "*")),

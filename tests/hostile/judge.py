@@ -146,7 +146,8 @@ def judge_problems(built: Mapping[AppId, Built]) -> None:
             assert problem.message.isprintable()
             assert problem.where.isprintable()
             assert len(problem.message) < 4000
-            assert problem.where or problem.code in {"no_servers", "no_port"}
+            # Where nobody wrote anything wrong, the message names what is missing.
+            assert problem.where or problem.code in {"no_servers", "no_port", "no_address"}, problem
 
 
 def judge_servers(part: Part) -> None:

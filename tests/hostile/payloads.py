@@ -180,4 +180,9 @@ def _spliced(text: str, at: float, payload: str) -> str:
 def around(text: str) -> st.SearchStrategy[str]:
     """`text` with something hostile in front of it, in it, behind it or in its place."""
     places = st.sampled_from((0.0, 1.0, 1.0, 0.5))
-    return st.one_of(st.builds(_spliced, st.just(text), places, hostile), hostile)
+    single = st.sampled_from((*LINE_BREAKS, *SEPARATORS))
+    return st.one_of(
+        st.builds(_spliced, st.just(text), places, single),
+        st.builds(_spliced, st.just(text), places, hostile),
+        hostile,
+    )

@@ -6,10 +6,13 @@ consul-template #1131, #1098 and #21: an empty but valid answer wipes the config
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.network import Network
 from tests.scripted import SHOP, TODO, Server, line, listed, wire
@@ -333,3 +336,53 @@ def test_at_a_start_dead_pods_go_at_once_where_a_listed_one_answers() -> None:
     server = Guarded(listed(FOUR[0]), remembered=records(*FOUR), network=network)
     assert server.follow().held == 0
     assert server.names() == ["todo-1"]
+
+
+# --- convergence ------------------------------------------------------------------------------
+
+
+class Lying(Guarded):
+    """Answers every list with the present one of `lists`; each watch ends by losing its place."""
+
+    def __init__(self, lists: Sequence[set[int]], **more: Any) -> None:
+        super().__init__(**more)
+        self.lists = lists
+        self.at = 0
+        self.watches = 0
+
+    def page(self, more: str) -> bytes:
+        return listed(*(one(number, APPS[number % 2]) for number in sorted(self.lists[self.at])))
+
+    @contextmanager
+    def watch(self, version: str, seconds: int) -> Iterator[Iterator[bytes]]:
+        self.now += seconds
+        self.watches += 1
+        if self.at + 1 < len(self.lists):
+            self.at += 1
+            raise LOST
+        if self.watches > len(self.lists) + 4:
+            self.stop.set()
+        yield iter(())
+
+
+APPS = ("todo", "shop")
+SOME = st.sets(st.integers(1, 12))
+
+
+@given(st.lists(SOME, min_size=1, max_size=5), SOME, st.floats(0, 1), SOME)
+def test_whatever_lists_said_the_end_is_the_last_one_and_who_answers(
+    lists: list[set[int]], answering: set[int], most: float, old: set[int]
+) -> None:
+    remembered = records(*(one(number, APPS[number % 2]) for number in sorted(old)))
+    server = Lying(lists, network=Network(map(ip, answering)), remembered=remembered)
+    server.most = most
+
+    held = server.follow().held
+
+    known = {int(pod.name.partition("-")[2]) for pod in server.cache.all()}
+    assert lists[-1] <= known
+    # What is left over answers, is held, and was there once.
+    assert known - lists[-1] <= answering & old.union(*lists)
+    assert held == len(known - lists[-1])
+    server.reflector.accept()
+    assert len(server.cache) == len(lists[-1])

@@ -58,7 +58,11 @@ class World:
 
     def sources(self) -> list[SourceState]:
         return [
-            SourceState("pods", SourcePhase.STALE, 12.5, 2, {"expired": 1}, 3, f"cut off {HOSTILE}")
+            SourceState(
+                *("pods", SourcePhase.STALE, 12.5, 2, {"expired": 1}, 3, f"cut off {HOSTILE}"),
+                held=4,
+                holding=f"4 pods ({HOSTILE}) stay",
+            )
         ]
 
     def targets(self) -> list[RunnerState]:
@@ -92,6 +96,8 @@ def test_status_tells_versions_servers_activation_and_problems() -> None:
         "activation_held",
         "quarantined",
     }
+    (source,) = document["sources"]
+    assert (source["held"], source["holding"]) == (4, f"4 pods ({HOSTILE}) stay")
     (target,) = document["targets"]
     assert target["quarantined"] == [{"app": "default/todo", "reason": f"no {HOSTILE}"}]
     json.dumps(document)
@@ -102,6 +108,7 @@ def test_pages_escape_what_comes_from_hostile_places() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "default/todo" in page
+    assert "held: 4" in page
 
 
 def test_the_table_shows_every_part_and_takes_no_markup() -> None:
@@ -113,6 +120,7 @@ def test_the_table_shows_every_part_and_takes_no_markup() -> None:
     for words in ("[red]infra[/red]", "pods", "stale", "edge (haproxy)", "6 of 7", "held: green"):
         assert words in shown
     assert "1 apps quarantined" in shown
+    assert "pods: held: 4 pods (" in shown
 
 
 def test_metrics_parse_and_carry_no_label_of_an_app() -> None:
@@ -138,6 +146,7 @@ def test_metrics_parse_and_carry_no_label_of_an_app() -> None:
     assert samples["vulcanized_problems", ("code", "quarantined")] == 1
     assert samples["vulcanized_target_quarantined_apps", ("target", "edge")] == 1
     assert samples["vulcanized_source_age_seconds", ("source", "pods")] == 12.5
+    assert samples["vulcanized_source_held_objects", ("source", "pods")] == 4
     assert samples["vulcanized_source_state", ("source", "pods"), ("state", "stale")] == 1
     assert samples["vulcanized_source_relists_total", ("cause", "expired"), ("source", "pods")] == 1
     assert samples["vulcanized_target_generation", ("target", "edge")] == 6

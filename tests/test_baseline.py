@@ -110,6 +110,19 @@ def test_many_changes_of_one_app_are_written_once(
     assert world.reads == 1
 
 
+def test_what_is_left_at_the_end_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "LAZY", 60.0)
+    world = World()
+    apps = [AppId("default", f"app-{n}") for n in range(1000)]
+    for app in apps:
+        world.apps[app] = Observed(app, (pod(f"{app.name}-1", app=app),))
+    with recording(tmp_path, world) as recorder:
+        recorder.note(apps)
+    assert len(list(StoredBaseline(tmp_path).pods(""))) == 1000
+
+
 def test_a_start_without_a_past_knows_nothing(tmp_path: Path) -> None:
     known = StoredBaseline(tmp_path / "none")
     assert list(known.pods("")) == []

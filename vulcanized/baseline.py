@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -34,8 +35,8 @@ LAZY: Final = 1.0
 PAUSE: Final = 0.1
 """Seconds between two batches: it takes no more than a tenth of a processor, whatever happens."""
 
-_LAST: Final = 2000
-"""Apps written at the end, when there is no time for more."""
+LAST: Final = 2.0
+"""Seconds at the end for what is not written yet."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS observed (
@@ -145,40 +146,46 @@ class Recorder:
                     continue
             # Whoever changes again and again is written once.
             stop.wait(LAZY)
-            while not stop.is_set() and self._write(BATCH):
-                stop.wait(PAUSE)
-        self._write(_LAST)
+            self._write_pending(lambda: stop.wait(PAUSE))
+        end = time.monotonic() + LAST
+        self._write_pending(lambda: time.monotonic() > end)
         self._close()
 
-    def _write(self, most: int) -> bool:
-        """Write some; True when that went well and there are more."""
+    def _write_pending(self, enough: Callable[[], bool]) -> None:
+        """Write what is pending now, in batches; `enough` is asked after each."""
         with self._condition:
-            apps = {self._pending.pop() for _ in range(min(most, len(self._pending)))}
-        if not apps:
-            return False
-        try:
-            if self._connection is None:
-                self._connection = open_state(self._path, (_TABLE,))
-            connection = self._connection
-            assert connection is not None  # noqa: S101 - it is made where it is missing
-            rows = list(self._rows(apps))
-            with connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO observed VALUES (?, ?, ?, ?, ?, ?)",
-                    [row for row in rows if any(row[2:])],
-                )
-                connection.executemany(
-                    "DELETE FROM observed WHERE namespace = ? AND app = ?",
-                    [row[:2] for row in rows if not any(row[2:])],
-                )
-            known = self._unpruned(connection)
-            self.error = ""
-        except (sqlite3.Error, OSError) as error:
-            self._failed(error)
-            known = apps
+            apps, self._pending = list(self._pending), set()
+        while apps:
+            batch, apps = apps[:BATCH], apps[BATCH:]
+            try:
+                apps += self._write(batch) - {*batch, *apps}
+                self.error = ""
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error)
+                apps += batch
+                break
+            if enough():
+                break
         with self._condition:
-            self._pending |= known
-            return bool(self._pending) and not self.error
+            self._pending.update(apps)
+
+    def _write(self, apps: Iterable[AppId]) -> set[AppId]:
+        """Write these; more that are to be written."""
+        if self._connection is None:
+            self._connection = open_state(self._path, (_TABLE,))
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - it is made where it is missing
+        rows = list(self._rows(apps))
+        with connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO observed VALUES (?, ?, ?, ?, ?, ?)",
+                [row for row in rows if any(row[2:])],
+            )
+            connection.executemany(
+                "DELETE FROM observed WHERE namespace = ? AND app = ?",
+                [row[:2] for row in rows if not any(row[2:])],
+            )
+        return self._unpruned(connection)
 
     def _rows(self, apps: Iterable[AppId]) -> Iterator[_Row]:
         for app in apps:

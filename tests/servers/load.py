@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from tests.servers.wait import eventually
 
@@ -23,15 +23,24 @@ _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _MARK = re.compile(rb"\r\nx-(pod|version): *([^\r\n]*)", re.IGNORECASE)
 
 
+class Failure(NamedTuple):
+    """A request that went wrong: from when to when, on `time.monotonic()`'s clock, and how."""
+
+    began: float
+    ended: float
+    reason: str
+
+
 @dataclass
 class Report:
-    """What was seen: answers by status, pod and version; failures by reason."""
+    """What was seen: answers by status, pod and version; failures by reason and one by one."""
 
     answers: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     pods: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    moments: list[Failure] = field(default_factory=list)
     last_seen: dict[str, float] = field(default_factory=dict)
     first_seen: dict[str, float] = field(default_factory=dict)
 
@@ -115,16 +124,14 @@ class Load:
             connection = None
 
         while not self._stop.is_set() and time.monotonic() < end:
+            began = time.monotonic()
             try:
                 if connection is None:
                     connection = await _Connection.open(self._port, self._timeout)
-                stays = self._note(await connection.ask(self._stay, self._timeout))
-            except _ClosedBetween:
+                stays = self._note(await connection.ask(self._stay, self._timeout), began)
+            except _FAILURES as error:
                 leave()
-                self.report.failures["closed without an answer"] += 1
-            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-                leave()
-                self.report.failures[type(error).__name__] += 1
+                self._fail(error, began)
             else:
                 if not stays:
                     leave()
@@ -133,21 +140,29 @@ class Load:
 
     async def _one_shot(self, end: float) -> None:
         while not self._stop.is_set() and time.monotonic() < end:
+            began = time.monotonic()
             try:
                 connection = await _Connection.open(self._port, self._timeout)
                 try:
-                    self._note(await connection.ask(self._leave, self._timeout))
+                    self._note(await connection.ask(self._leave, self._timeout), began)
                 finally:
                     connection.close()
-            except _ClosedBetween:
-                self.report.failures["closed without an answer"] += 1
-            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-                self.report.failures[type(error).__name__] += 1
+            except _FAILURES as error:
+                self._fail(error, began)
             await asyncio.sleep(self._pause)
 
-    def _note(self, head: bytes) -> bool:
+    def _fail(self, error: Exception, began: float) -> None:
+        between = isinstance(error, _ClosedBetween)
+        reason = "closed without an answer" if between else type(error).__name__
+        self.report.failures[reason] += 1
+        self.report.moments.append(Failure(began, time.monotonic(), reason))
+
+    def _note(self, head: bytes, began: float) -> bool:
         now, report = time.monotonic(), self.report
-        report.statuses[int(head[9:12])] += 1
+        status = int(head[9:12])
+        report.statuses[status] += 1
+        if status != 200:
+            report.moments.append(Failure(began, now, f"status {status}"))
         marks = {kind.lower(): value.decode() for kind, value in _MARK.findall(head)}
         pod = marks.get(b"pod", "")
         report.pods[pod] += 1
@@ -160,6 +175,9 @@ class Load:
 
 class _ClosedBetween(Exception):
     """The server closed the connection and sent no byte of an answer."""
+
+
+_FAILURES = (_ClosedBetween, OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
 class _Connection:

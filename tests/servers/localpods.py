@@ -38,6 +38,23 @@ class LocalPods:
         """The pod finishes what it has and is gone."""
         self._run(self._pods.pop(name)[0].close(5.0))
 
+    def crash(self, name: str) -> None:
+        """The pod is killed: whatever is open is cut, nobody listens until `revive`."""
+        self._run(self._crash(self._pods[name][0]))
+
+    async def _crash(self, server: PodServer) -> None:
+        server.abort()
+
+    def revive(self, name: str) -> None:
+        """Its container is started again: the same address and port."""
+        server, address, port = self._pods[name]
+        self._run(server.listen(address, [port]))
+
+    def endpoint(self, name: str) -> tuple[str, int]:
+        """Where it listens."""
+        _, address, port = self._pods[name]
+        return address, port
+
     def be_healthy(self, name: str, *, healthy: bool) -> None:
         """What the pod says at `/health` from now on."""
         self._pods[name][0].healthy = healthy

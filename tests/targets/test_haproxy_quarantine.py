@@ -135,6 +135,18 @@ def test_a_new_app_that_is_refused_takes_no_route_from_anybody(refusing: Refusin
     assert edge.get("bad.example.com").status == 404
 
 
+def test_what_cannot_be_written_leaves_an_app_as_it_was_and_its_pods_are_followed(
+    edge: Edge,
+) -> None:
+    edge.show(app("a", [edge.pod("a")]))
+    evil = [route("a.example.com\n    gibberish")]
+    edge.show(app("a", [edge.pod("a2")], routes=evil), app("b", [edge.pod("b")]))
+    assert "cannot be a host" in edge.held["a"]
+    assert (pod_of(edge, "a"), pod_of(edge, "b")) == ("a2", "b")
+    edge.show(gone=[AppId("default", "a")])
+    assert edge.held == {}
+
+
 def test_it_is_released_as_soon_as_its_config_changes(refusing: Refusing) -> None:
     edge = refusing.edge
     pod = edge.pod("p")

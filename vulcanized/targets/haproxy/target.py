@@ -33,9 +33,10 @@ from vulcanized.targets.haproxy.config import FILES, Config, Frame
 from vulcanized.targets.haproxy.glance import Glance
 from vulcanized.targets.haproxy.live import Live
 from vulcanized.targets.haproxy.master import Disagreed
-from vulcanized.targets.haproxy.parts import Part, Shape, make_part
+from vulcanized.targets.haproxy.parts import Part, Shape
 from vulcanized.targets.haproxy.proxy import Proxy
 from vulcanized.targets.haproxy.running import EVERYTHING, Running
+from vulcanized.targets.haproxy.wanted import Wanted
 from vulcanized.targets.render import Templates
 from vulcanized.targets.staged import Folder
 
@@ -103,10 +104,7 @@ class HaproxyTarget:
         self._config = Config(settings.directory, settings.listen, self._templates)
         self._proxy = Proxy(settings, self._config, self._folder, stop, clock)
         self._judge = self._proxy.judge
-        self._wanted: dict[AppId, Part] = {}
-        self._failed: dict[AppId, tuple[DesiredApp, TargetError]] = {}
-        self._stale: dict[AppId | None, TargetError] = {}
-        self._dirty: set[AppId] = set()
+        self._wanted = Wanted(settings.name, self._config, self._judge)
         self._generation = self._in_effect = 0
         self._told: tuple[Problem, ...] = ()
         self._begun = False
@@ -116,7 +114,6 @@ class HaproxyTarget:
         self._frames: dict[str, Frame] = {}
         self._gather = HoldOff(hold_off, ceiling)
         self._asked: object = None
-        self._templates_changed = False
         self._glance: Glance | None = None
         self._look_at = 0.0
         self._leave_at: float | None = None
@@ -188,7 +185,7 @@ class HaproxyTarget:
                 raise
             finally:
                 self._tell()
-            if broken := self._broken():
+            if broken := self._wanted.broken():
                 raise broken.with_traceback(None)
             return applied
 
@@ -201,8 +198,7 @@ class HaproxyTarget:
         shown = self._running.shown if self._running is not None else {}
         held = self._judge.held.reasons().items()
         reasons = {app: f"HAProxy refuses it: {why}" for app, why in held}
-        reasons |= {app: str(error) for app, error in self._stale.items() if app is not None}
-        reasons |= {app: str(error) for app, (_, error) in self._failed.items()}
+        reasons |= self._wanted.reasons()
         told = []
         for app, reason in sorted(reasons.items()):
             goes_on = app in shown and shown[app].pools
@@ -218,15 +214,6 @@ class HaproxyTarget:
         for app in before:
             log.info("released", target=self.name, app=str(app))
 
-    def _broken(self) -> TargetError | None:
-        """What is wrong with the templates rather than with one app."""
-        failures = [error for _, error in self._failed.values()]
-        failures += [error for app, error in self._stale.items() if app is not None]
-        every = len(failures) == len(self._wanted.keys() | self._failed.keys())
-        if None not in self._stale and failures and every:
-            return next((each for each in failures if isinstance(each, TemplateFailed)), None)
-        return self._stale.get(None)
-
     def _begin(self) -> None:
         """Take the directory, and from it what HAProxy was given by the daemon before us."""
         self._folder.lock()
@@ -235,13 +222,7 @@ class HaproxyTarget:
         known = self._proxy.known()
         self._shapes, self._frames = known.shapes, known.frames
         self._templates.changed()  # a frame that failed may have been mended since
-        try:
-            self._config.render_frame()
-        except TemplateFailed as error:
-            if not known.frames:
-                raise
-            self._config.take_frame([*known.frames.values()][-1])
-            self._stale[None] = error
+        self._wanted.begin(known.frames)
         self._begun = True
 
     def _apply(self, now: float) -> Applied:
@@ -261,7 +242,7 @@ class HaproxyTarget:
         self._try_again(running)
         cause = self._reload_if_due() or (plan.START if started else "")
         self._write_if_due()
-        if not (self._lacking() or self._dirty or self._broken()):
+        if not (self._lacking() or self._wanted.dirty or self._wanted.broken()):
             self._in_effect = self._generation
         outcome = Outcome.UPDATED if steps else Outcome.UNCHANGED
         return Applied(Outcome.RELOADED if cause else outcome, self._in_effect, self._due(), cause)
@@ -283,75 +264,16 @@ class HaproxyTarget:
             self._write_at,
             self._gather.due(),
             self._judge.due(),
-            self._clock() if self._dirty else None,
+            self._clock() if self._wanted.dirty else None,
         )
         return min(each for each in times if each is not None)
 
-    # --- what is wanted ------------------------------------------------------------------------
-
     def _merge(self, change: Change | None) -> None:
-        """Take a change in. An app that cannot be put into words stays as it is, and tells."""
         if self._templates.changed():
-            self._render_anew()
-        if change is None:
-            return
-        self._generation = change.generation
-        for app, desired in change.apps.items():
-            if desired is None:
-                self._drop(app)
-                continue
-            before = self._wanted.get(app)
-            if before is None or before.desired != desired or app in self._failed:
-                self._word(app, desired, before)
-        if change.complete:
-            for app in self._wanted.keys() - change.apps.keys():
-                self._drop(app)
-
-    def _drop(self, app: AppId) -> None:
-        self._failed.pop(app, None)
-        self._stale.pop(app, None)
-        self._judge.changed(app, None)
-        if self._wanted.pop(app, None):
-            self._dirty.add(app)
-
-    def _word(self, app: AppId, desired: DesiredApp, before: Part | None) -> None:
-        try:
-            part = self._config.part(desired, before)
-        except (Rejected, TemplateFailed) as error:
-            self._failed[app] = (desired, _told_of(app, error))
-            if before is not None or isinstance(error, Rejected):
-                return
-            # The daemon before us rendered it: what is there must not go for want of a template.
-            given = {shape.id: shape for shape in self._shapes.values()}
-            try:
-                part = make_part(desired, None, lambda v: given[words.backend_id(app, v)])
-            except KeyError:
-                return
-        else:
-            self._failed.pop(app, None)
-        self._judge.changed(app, part)
-        self._wanted[app] = part
-        self._dirty.add(app)
-
-    def _render_anew(self) -> None:
-        """Templates changed. What does not render stays as it was rendered, and tells."""
-        log.info("templates changed", target=self.name)
-        self._stale.clear()
-        self._judge.renew()
-        self._templates_changed = True
-        try:
-            self._config.render_frame()
-        except TemplateFailed as error:
-            self._stale[None] = error
-        for app, part in list(self._wanted.items()):
-            try:
-                self._wanted[app] = self._config.part(part.desired, None)
-            except (Rejected, TemplateFailed) as error:
-                self._stale[app] = _told_of(app, error)
-            else:
-                self._dirty.add(app)
-        for app, (desired, _) in list(self._failed.items()):
-            self._word(app, desired, None)
+            self._wanted.render_anew(self._shapes)
+        if change is not None:
+            self._generation = change.generation
+            self._wanted.merge(change, self._shapes)
 
     # --- what runs -----------------------------------------------------------------------------
 
@@ -361,7 +283,7 @@ class HaproxyTarget:
         if running is not None and (now < self._look_at or self._at_a_glance(running, now)):
             return running, False
         try:
-            live, started = self._proxy.attach(self._wanted)
+            live, started = self._proxy.attach(self._wanted.parts)
         except TargetError:
             self._running = None
             raise
@@ -412,7 +334,7 @@ class HaproxyTarget:
     def _become(self, live: Live, stuck: Iterable[str] = ()) -> Running:
         """This is what runs now; every app is to be compared with it."""
         shown = self._running.shown if self._running is not None else {}
-        for part in (*self._wanted.values(), *shown.values()):
+        for part in (*self._wanted.parts.values(), *shown.values()):
             self._shapes |= {pool.shape.digest: pool.shape for pool in part.pools}
         self._frames[self._config.frame.digest] = self._config.frame
         made_of = {value.partition(":")[0] for value in live.structure.values()}
@@ -448,18 +370,18 @@ class HaproxyTarget:
     def _show(self, running: Running) -> int:
         live, self._unseen = self._unseen, None
         if live is not None:
-            steps = running.show_all(live, self._wanted, self._shapes)
+            steps = running.show_all(live, self._wanted.parts, self._shapes)
             self._write_at = self._clock()
-        elif self._dirty:
+        elif self._wanted.dirty:
             if self._glance is not None:
-                self._glance.touched |= self._dirty
-            changed = {app: self._wanted.get(app) for app in self._dirty}
+                self._glance.touched |= self._wanted.dirty
+            changed = {app: self._wanted.parts.get(app) for app in self._wanted.dirty}
             steps = running.show(changed, self._shapes)
             if self._write_at is None:
                 self._write_at = self._clock() + WRITE_AFTER
         else:
             return 0
-        self._dirty.clear()
+        self._wanted.dirty.clear()
         return steps
 
     def _lacking(self) -> str:
@@ -471,7 +393,7 @@ class HaproxyTarget:
         causes = {cause for cause, _ in running.behind.values()}
         if frame or not causes:
             return frame or (plan.REFUSED_AT_RUN_TIME if running.stuck else "")
-        if self._templates_changed:
+        if self._wanted.rendered_anew:
             return plan.TEMPLATE
         return plan.NEW_BACKEND if plan.NEW_BACKEND in causes else plan.CHANGED_STRUCTURE
 
@@ -482,12 +404,12 @@ class HaproxyTarget:
         """
         running, cause = self._running, self._lacking()
         if not cause or running is None:
-            self._asked, self._templates_changed = None, False
+            self._asked, self._wanted.rendered_anew = None, False
             self._gather.withdraw()
             self._judge.abandon()
             return ""
         ground = running.ground(self._shapes)
-        self._judge.raise_if_refused(self._wanted, ground)
+        self._judge.raise_if_refused(self._wanted.parts, ground)
         asked = (cause, dict(running.behind), frozenset(running.stuck))
         due = self._gather.due()
         if due is None or asked != self._asked:
@@ -505,7 +427,7 @@ class HaproxyTarget:
             raise
         finally:
             self._gather.done(self._clock())
-        self._asked, self._templates_changed = None, False
+        self._asked, self._wanted.rendered_anew = None, False
         self._bring(self._become(live))
         return cause
 
@@ -513,20 +435,20 @@ class HaproxyTarget:
         """What HAProxy's check accepts; None: it is still being looked for."""
         before = self._judge.held.apps()
         ground = running.ground(self._shapes)
-        parts = self._judge.accepted(self._wanted, ground, serving=bool(running.structure))
+        parts = self._judge.accepted(self._wanted.parts, ground, serving=bool(running.structure))
         self._show_held(running, before)
         return parts
 
     def _try_again(self, running: Running) -> None:
         """Let an app go whose time in quarantine is over, if HAProxy takes it now."""
         before = self._judge.held.apps()
-        self._judge.retry(self._wanted, running.ground(self._shapes))
+        self._judge.retry(self._wanted.parts, running.ground(self._shapes))
         self._show_held(running, before)
 
     def _show_held(self, running: Running, before: frozenset[AppId]) -> None:
         changed = before ^ self._judge.held.apps()
         if changed:
-            self._dirty |= changed
+            self._wanted.dirty |= changed
             # What was stuck may have been theirs.
             stuck = running.stuck
             self._bring(self._become(self._proxy.read_back()) if stuck else running)
@@ -582,8 +504,3 @@ class HaproxyTarget:
         if stop_proxy and self._settings.start and self._generation and self._folder.locked:
             self._proxy.end()
         self._folder.close()
-
-
-def _told_of(app: AppId, error: Rejected | TemplateFailed) -> TargetError:
-    """Without what was under way when it was raised: it is kept."""
-    return type(error)(f"app {app}: {error}")

@@ -78,7 +78,10 @@ def test_two_calm_minutes_make_the_next_failure_the_first() -> None:
 
 
 def test_a_stream_that_is_cut_now_and_then_is_opened_again_soon_each_time() -> None:
-    server = Server(listed(), *[[50.0, Unreachable("cut off by a proxy")]] * 5, Unreachable("500"))
+    server = Server(listed())
+    for _ in range(5):
+        server.script.append([50.0, Unreachable("cut off by a proxy")])
+    server.script.append(Unreachable("500"))
 
     server.run()
 

@@ -8,12 +8,15 @@ shut the socket down, which wakes its reader at once.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -27,7 +30,13 @@ class Deadline:
 
     sock: socket.socket
     when: float
+    seconds: float
+    clock: Clock
     passed: bool = False
+
+    def renew(self) -> None:
+        """As many seconds as in the beginning, from now."""
+        self.when = self.clock() + self.seconds
 
 
 class Cutter:
@@ -63,7 +72,7 @@ class Cutter:
     @contextlib.contextmanager
     def deadline(self, sock: socket.socket, seconds: float) -> Iterator[Deadline]:
         """Cut this socket if the block takes longer."""
-        deadline = Deadline(sock, self._clock() + seconds)
+        deadline = Deadline(sock, self._clock() + seconds, seconds, self._clock)
         with self._lock:
             self._deadlines.add(deadline)
         try:
@@ -93,37 +102,62 @@ def _cut(sock: socket.socket) -> None:
 
 
 class NoAnswer(OSError):
-    """The headers of an answer did not arrive in time."""
+    """A handshake, or the headers of an answer, were not complete in time."""
+
+
+class _Bounded(io.BufferedReader):
+    """Reads no more than it is asked for: http.client and urllib3 take chunks of negative sizes for
+    "until the end", which a server need not come to.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise http.client.HTTPException("a chunk of a negative size")
+        return super().read(size)
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp: io.BufferedReader = _Bounded(self.fp.detach())
 
 
 def cut_late(manager: urllib3.PoolManager, cutter: Cutter, seconds: float) -> None:
     """Have the cutter watch over every connection that this manager makes from now on.
 
-    A request whose answer's headers are not complete after `seconds` fails by `NoAnswer`.
+    A request fails by `NoAnswer` when its connection's TLS handshake, or the headers of its answer,
+    are not complete after `seconds`. No answer is read without a bound.
     """
 
     class Watched(HTTPConnection):
         """Knows its socket also after the response has taken it over."""
 
+        response_class = _Response
         live: socket.socket | None = None
 
         def connect(self) -> None:
-            super().connect()
+            self._handshake = contextlib.ExitStack()
+            with self._handshake:
+                super().connect()
             self.live = self.sock
             cutter.add(self.sock)
 
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            # The TLS socket to be takes the descriptor away from this one; its twin stays.
+            twin = self._handshake.enter_context(sock.dup())
+            cutter.add(twin)
+            deadline = self._handshake.enter_context(cutter.deadline(twin, seconds))
+            self._handshake.enter_context(_no_answer_after(deadline))
+            return sock
+
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-            with cutter.deadline(self.sock, seconds) as deadline:
-                try:
-                    response = super().getresponse()
-                except Exception as error:
-                    if deadline.passed:
-                        raise NoAnswer(f"no answer within {seconds:g} s") from error
-                    raise
-            if deadline.passed:
-                # http.client takes headers that are cut off for headers that are complete.
-                response.close()
-                raise NoAnswer(f"no answer within {seconds:g} s")
+            with cutter.deadline(self.sock, seconds) as deadline, _no_answer_after(deadline):
+                response = super().getresponse()
+                if deadline.passed:
+                    # http.client takes headers that are cut off for headers that are complete.
+                    response.close()
+                    raise NoAnswer
             return response
 
     def watched(pool: type[urllib3.HTTPConnectionPool]) -> type[urllib3.HTTPConnectionPool]:
@@ -132,6 +166,17 @@ def cut_late(manager: urllib3.PoolManager, cutter: Cutter, seconds: float) -> No
 
     schemes = manager.pool_classes_by_scheme
     manager.pool_classes_by_scheme = {name: watched(pool) for name, pool in schemes.items()}
+
+
+@contextlib.contextmanager
+def _no_answer_after(deadline: Deadline) -> Iterator[None]:
+    """Name what goes wrong because this deadline has passed."""
+    try:
+        yield
+    except Exception as error:
+        if deadline.passed:
+            raise NoAnswer(f"no answer within {deadline.seconds:g} s") from error
+        raise
 
 
 def live_socket(response: urllib3.BaseHTTPResponse) -> socket.socket | None:

@@ -6,6 +6,7 @@ body of a refused request. See https://kubernetes.io/docs/reference/using-api/ap
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple
 
@@ -42,14 +43,22 @@ class Page(Generic[Record]):
 class Event(NamedTuple, Generic[Record]):
     """One watch line.
 
-    `version` is the object's resource version, "" when it has none. `record` is None for a
-    deletion, a bookmark, and an object that is no app's (any more).
+    `version` is the object's resource version, "" when it has none to go on from. `record` is None
+    for a deletion, a bookmark, and an object that is no app's (any more).
     """
 
     action: Action
     uid: str
     version: str
     record: Record | None
+
+
+# Opaque, but to be handed back in a URL: one that no server could read again is none.
+_VERSION = re.compile(r"[!-~]{1,256}").fullmatch
+
+
+def _place(version: str | None) -> str:
+    return version if version and _VERSION(version) else ""
 
 
 class Codec(Generic[Record]):
@@ -71,8 +80,11 @@ class Codec(Generic[Record]):
         # An empty answer takes every server away, so it has to be a list beyond doubt.
         if page.kind != f"{self.kind}List":
             raise Invalid(where, f"the answer is not a {self.kind}List but {shown(page.kind)}")
-        if page.metadata is None or not page.metadata.resource_version:
+        version = page.metadata.resource_version if page.metadata is not None else None
+        if page.metadata is None or not version:
             raise Invalid(where, "the answer has no resource version")
+        if not _VERSION(version):
+            raise Invalid(where, f"the answer's resource version is {shown(version)}")
         records: list[Record] = []
         unreadable: list[Unreadable] = []
         for raw in page.items or ():
@@ -83,8 +95,7 @@ class Codec(Generic[Record]):
             else:
                 if record is not None:
                     records.append(record)
-        version, more = page.metadata.resource_version, page.metadata.more or ""
-        return Page(tuple(records), tuple(unreadable), version, more)
+        return Page(tuple(records), tuple(unreadable), version, page.metadata.more or "")
 
     def event(self, line: bytes) -> Event[Record]:
         """One watch line.
@@ -99,7 +110,7 @@ class Codec(Generic[Record]):
         action, thing = event.type, event.object
         if thing is None or (meta := thing.metadata) is None:
             return self._odd_event(line, None)
-        version = meta.resource_version or ""
+        version = _place(meta.resource_version)
         if action in ("MODIFIED", "ADDED"):
             record = self._lean(thing)
             uid = record.uid if record is not None else uid_of(self.kind, meta)
@@ -121,7 +132,7 @@ class Codec(Generic[Record]):
             raise status_error(event.object, where)
         uid, meta = _identity(self.kind, event.object)
         if event.type == "DELETED" and uid:
-            return Event("DELETED", uid, meta.resource_version or "", None)
+            return Event("DELETED", uid, _place(meta.resource_version), None)
         if error is None:
             raise Invalid(where, f"an event of type {shown(event.type)} with no object of ours")
         raise Invalid(named_object(self.kind, meta), str(error)) from error

@@ -187,6 +187,14 @@ class Contract:
         assert (error.status, error.reason) == (504, "Timeout")
         assert "Too large resource version" in str(error)
 
+    def test_a_version_that_is_none_is_refused_and_a_list_says_why(self, cluster: Cluster) -> None:
+        what: dict[str, Any] = {"resourceVersion": "what"}
+        listed = refusal(lambda: cluster.pods(limit=1, resourceVersionMatch="NotOlderThan", **what))
+        watched = refusal(lambda: cluster.pods(watch="true", **what))
+
+        assert (listed.status, listed.reason) == (400, "BadRequest")
+        assert (watched.status, watched.reason) == (500, "")
+
     def test_a_version_that_is_reached_is_not_refused(self, cluster: Cluster) -> None:
         cluster.create("a")
 

@@ -7,9 +7,12 @@ puts it in place.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tests.fakes.store import Item, StatusError
 from tests.fakes.wire import Abort, EndOfStream, Exchange
@@ -20,6 +23,9 @@ class Fault:
 
     chunked = True
     """Whether watches are sent with `Transfer-Encoding: chunked`."""
+
+    headers: tuple[str, ...] = ()
+    """Headers to be added to a page and to a watch."""
 
     async def instead(self, exchange: Exchange) -> bool:
         """Answer in place of the server; True: done."""
@@ -258,6 +264,25 @@ class Unchunked(Fault):
     """A stream as HTTP/1.0 has it: it ends when the connection does."""
 
     chunked = False
+
+
+class Compressed(Fault):
+    """Everything comes through gzip, though nobody asked for it."""
+
+    headers = ("Content-Encoding: gzip",)
+
+    def __init__(self) -> None:
+        self._streams: dict[Exchange, Any] = {}
+
+    def page(self, body: bytes) -> bytes:
+        return gzip.compress(body)
+
+    async def watching(self, exchange: Exchange) -> None:
+        self._streams[exchange] = zlib.compressobj(wbits=31)
+
+    async def event(self, exchange: Exchange, line: bytes) -> None:
+        stream = self._streams[exchange]
+        await exchange.chunk(stream.compress(line) + stream.flush(zlib.Z_SYNC_FLUSH))
 
 
 @dataclass

@@ -86,6 +86,8 @@ class FakeKubernetes:
         self.requests: list[Request] = []
         self.connections = 0
         self.port = 0
+        # Seconds: whatever a client asks for, a watch ends after so many.
+        self.longest_watch = float("inf")
         self._bookmark_every = bookmark_every
         self._bookmarks = 0
         self._faults: list[_Active] = []
@@ -115,6 +117,9 @@ class FakeKubernetes:
 
     def close(self) -> None:
         self.stop()
+        self._await(asyncio.sleep(0.02))  # what was accepted last begins only now
+        self._await(self._reset())
+        self._await(asyncio.sleep(0.0))
         self._soon(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -264,7 +269,8 @@ class FakeKubernetes:
                 message = "the server could not find the requested resource"
                 raise StatusError(404, "NotFound", message)
             if request.verb == "list":
-                await exchange.answer(200, fault.page(self._page(request, fault)))
+                page = fault.page(self._page(request, fault))
+                await exchange.answer(200, page, *fault.headers)
             elif request.verb == "watch":
                 await self._watch(exchange, fault)
             else:
@@ -297,7 +303,7 @@ class FakeKubernetes:
             name, version, items, start = self._continued(token)
         else:
             asked = request.query.get("resourceVersion", "")
-            if asked and int(asked) > self.store.version:
+            if asked and _version(asked) > self.store.version:
                 raise too_large(asked, self.store.version)
             version, items = self.store.select(request.plural, request.namespace, _wanted(request))
             version, items = fault.listed(version, items)
@@ -336,8 +342,11 @@ class FakeKubernetes:
 
     async def _watch(self, exchange: Exchange, fault: Fault) -> None:
         wanted = _wanted(exchange.request)
+        if not (exchange.request.query.get("resourceVersion") or "0").isdecimal():
+            await exchange.answer(500, b"strconv.ParseUint: invalid syntax")  # not even a Status
+            return
         exchange.chunked = fault.chunked
-        await exchange.begin_stream()
+        await exchange.begin_stream(*fault.headers)
         try:
             await fault.watching(exchange)
             await self._follow(exchange, fault, wanted)
@@ -361,7 +370,8 @@ class FakeKubernetes:
                 await exchange.chunk(event_line("ERROR", json.dumps(status).encode()))
                 raise EndOfStream
         position = self.store.position(version)
-        ends = time.monotonic() + float(request.query.get("timeoutSeconds") or 1800)
+        lasts = float(request.query.get("timeoutSeconds") or 1800)
+        ends = time.monotonic() + min(lasts, self.longest_watch)
         # The real one sends a last bookmark two seconds before it ends a watch.
         mark = min(time.monotonic() + self._bookmark_every, ends - 2)
         sent = self._bookmarks
@@ -449,6 +459,13 @@ class FakeKubernetes:
         }
         terminated = self.store.patch(plural, namespace, name, {"metadata": terminating})
         return self.store.delete(plural, namespace, name) if grace == 0 else terminated
+
+
+def _version(text: str) -> int:
+    if not text.isdecimal():
+        message = f"Invalid value: {text!r}: strconv.ParseUint: invalid syntax"
+        raise StatusError(400, "BadRequest", message)
+    return int(text)
 
 
 def _wanted(request: Request) -> Callable[[Item], bool]:

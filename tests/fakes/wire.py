@@ -69,8 +69,9 @@ class Exchange:
     async def refuse(self, error: StatusError, *headers: str) -> None:
         await self.answer(error.code, json.dumps(error.status).encode(), *headers)
 
-    async def begin_stream(self) -> None:
-        await self.head(200, "Transfer-Encoding: chunked" if self.chunked else "Connection: close")
+    async def begin_stream(self, *headers: str) -> None:
+        end = "Transfer-Encoding: chunked" if self.chunked else "Connection: close"
+        await self.head(200, end, *headers)
 
     async def chunk(self, data: bytes) -> None:
         """A part of a stream; the empty one ends it."""

@@ -23,12 +23,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.programs import ServerMissing, find_program, in_assets
+from tests.servers.programs import ASSETS, ServerMissing, find_program, in_assets
 
 _HERE = Path(__file__).parent
 _VERSION = "k8s.io/component-base/version"
 
 Progress = Callable[[str], None]
+
+_FETCH_FAILED = re.compile(r'Get "https?://|no such host|module lookup disabled')
 
 _failed: dict[Path, str] = {}
 
@@ -183,7 +185,16 @@ def _run_go(command: list[str], module: GoModule, say: Progress) -> None:
                 say(f"{module.title}: {told - started:.0f} s, {packages} packages compiled")
     if process.returncode != 0:
         words = "\n".join(last)
-        raise ServerMissing(f"{module.title} cannot be built: go ended with {words}")
+        hint = f"\n{_offline_hint(module)}" if _FETCH_FAILED.search(words) else ""
+        raise ServerMissing(f"{module.title} cannot be built: go ended with {words}{hint}")
+
+
+def _offline_hint(module: GoModule) -> str:
+    return (
+        "The first build fetches modules. Without that network: name a module proxy that can be "
+        f"reached (GOPROXY), or a folder that has {', '.join(module.programs)} ({ASSETS}), or copy "
+        f"{cache_folder()} from a machine that has built them."
+    )
 
 
 def main(names: list[str]) -> int:

@@ -102,6 +102,27 @@ def test_source_that_does_not_compile_is_told_in_the_compilers_words(module: GoM
     assert [path.name for path in build.cache_folder().iterdir() if path.is_dir()] == []
 
 
+@needs_go
+def test_modules_that_cannot_be_fetched_are_told_with_what_to_do(
+    module: GoModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (module.folder / "go.mod").write_text(
+        (module.folder / "go.mod").read_text() + "\nrequire example.com/away v1.0.0\n"
+    )
+    main = module.folder / "main.go"
+    main.write_text(main.read_text().replace("import (", 'import (\n\t_ "example.com/away"', 1))
+    (module.folder / "go.sum").write_text(
+        "example.com/away v1.0.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
+        "example.com/away v1.0.0/go.mod h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
+    )
+    monkeypatch.setenv("GOMODCACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("GOPROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("GOFLAGS", "-mod=mod")
+
+    with pytest.raises(ServerMissing, match=r"GOPROXY.*\n?.*KUBEBUILDER_ASSETS"):
+        ensure(module)
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_too_old_a_go_is_named(
     module: GoModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

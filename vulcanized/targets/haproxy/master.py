@@ -37,6 +37,7 @@ from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES
 ANSWER_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 8000
 """Of one line, and of one payload: HAProxy drops silently what is over its buffer of 16 KiB."""
+_LONGEST_ANSWER: Final = 256 << 20
 _MOST_COMMANDS: Final = 100
 _LIMITS_AT_ONCE: Final = 20
 
@@ -103,6 +104,11 @@ class Master:
                     answer += data
                     if is_over(answer):
                         break
+                    if len(answer) > _LONGEST_ANSWER or time.monotonic() > deadline:
+                        # Whoever goes on talking never runs into a time-out.
+                        raise ProxyUnreachable(
+                            f"the answer at {self._path} does not end: is it HAProxy's?"
+                        )
                     connection.settimeout(max(0.001, deadline - time.monotonic()))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Absent(
@@ -120,9 +126,15 @@ class Master:
             ) from error
         return answer.decode(errors="replace")
 
-    def processes(self) -> Processes:
+    def processes(self, seconds: float = ANSWER_SECONDS) -> Processes:
         """Which processes there are now."""
-        return parse_processes(self.ask("show proc\n"))
+        return parse_processes(self.ask("show proc\n", seconds))
+
+    def answering(self, seconds: float) -> Processes:
+        """Which processes there are, if master and worker answer within so many seconds each."""
+        processes = self.processes(seconds)
+        self.ask(f"@!{processes.worker} show version\n", seconds)
+        return processes
 
     def read_back(self) -> Live:
         """All that the current worker has in effect."""

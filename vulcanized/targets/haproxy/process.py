@@ -79,6 +79,9 @@ def check(program: str, directory: Path, files: Mapping[str, str]) -> Verdict:
         raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
     if done.returncode == 0:
         return Verdict(passed=True)
+    if done.returncode != 1:
+        said = alerts(done.stdout.decode(errors="replace"))
+        raise ProxyUnreachable(f"{program} ends with {done.returncode}: {said}; install it anew")
     return verdict(done.stdout.decode(errors="replace"), files)
 
 
@@ -246,15 +249,17 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def stop(pid: int) -> None:
-    """End a master and its workers: what they answer may end within SOFT_STOP_SECONDS."""
-    for number, seconds in (
-        (signal.SIGUSR1, SOFT_STOP_SECONDS),
-        (signal.SIGTERM, HARD_STOP_SECONDS),
-        (signal.SIGKILL, HARD_STOP_SECONDS),
-    ):
+def stop(pid: int, *, at_once: bool = False) -> None:
+    """End a master and its workers: what they answer may end within SOFT_STOP_SECONDS.
+
+    `at_once`: nothing is answered any more.
+    """
+    gently = ((signal.SIGUSR1, SOFT_STOP_SECONDS), (signal.SIGTERM, HARD_STOP_SECONDS))
+    for number, seconds in (*(() if at_once else gently), (signal.SIGKILL, HARD_STOP_SECONDS)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            # A worker that is stopped does not notice that its master is gone, and keeps the port.
+            whole = number == signal.SIGKILL and os.getpgid(pid) == pid
+            os.killpg(pid, number) if whole else os.kill(pid, number)
         if _gone(pid, seconds):
             return
     log.warning("haproxy does not end", pid=pid)

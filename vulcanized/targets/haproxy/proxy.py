@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 RELOAD_SECONDS: Final = 10.0
 START_SECONDS: Final = 10.0
+ANSWER_AT_THE_END: Final = 0.5
 PATIENCE: Final = 1.0
 """Seconds that a running HAProxy may be deaf, as it is while it reloads."""
 
@@ -176,7 +177,8 @@ class Proxy:
                 self.judge.raise_if_refused(wanted, ground)
             self._folder.write(files)
             return self._launch(program, self._config.structure(parts.values()), files)
-        except (Rejected, ProxyUnreachable) as error:
+        except TargetError as error:
+            # Whatever is wrong, a reload that failed too: nothing serves now.
             failed = error
         if fallback is not None:
             log.error("haproxy starts with the files that stood there before", reason=str(failed))
@@ -325,13 +327,19 @@ class Proxy:
     # --- the end --------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Stop an HAProxy that `start = true` started, by us or by an earlier daemon."""
+        """Stop an HAProxy that `start = true` started, by us or by an earlier daemon.
+
+        One that does not answer has nothing to finish, and we have no time to wait for it.
+        """
+        pid, frozen = self._running_as(), False
         try:
-            process.stop(self.master.processes().master)
+            pid = self.master.answering(ANSWER_AT_THE_END).master
+        except Absent:
+            pass
         except ProxyUnreachable:
-            pid = self._running_as()
-            if pid is not None:
-                process.stop(pid)
+            frozen = True
+        if pid is not None:
+            process.stop(pid, at_once=frozen)
 
 
 def parse_entries(text: str) -> dict[str, str]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, cast
 
@@ -46,12 +47,15 @@ from vulcanized.settings_types import (
     Namespace,
     PlainName,
     Seconds,
+    Selector,
     listed,
 )
 
 DEFAULT_PATH: Final = Path("/etc/vulcanized/vulcanized.toml")
 ENVIRONMENT_PREFIX: Final = "VULCANIZED_"
 _DELIMITER: Final = "__"
+
+_WRITABLE: Final = re.compile(r"/[A-Za-z0-9/_.+@=~-]{0,250}")
 
 # sun_path holds 108 bytes with its closing zero (unix(7)). HAProxy binds `<path>.<pid>.tmp` first
 # and renames it, and a pid has up to 7 digits (2.6 itself counts with five: "too long (max 97)").
@@ -72,7 +76,7 @@ class KubernetesSettings(_Section):
     kubeconfig: MaybeLocation = None
     context: str = ""
     namespaces: Listed[Namespace] = ()
-    selector: str = ""
+    selector: Selector = ""
     app_label: LabelName = "app"
     version_label: LabelName = "version"
 
@@ -162,6 +166,12 @@ class HaproxySettings(_Section):
             raise ValueError('needs an address to listen on; write listen = ["0.0.0.0:80"]')
         if twice := sorted({str(one) for one in listens if listens.count(one) > 1}):
             raise ValueError(f"listens twice on {', '.join(twice)}; name each address once")
+        for name, path in (("directory", self.directory), ("master_socket", self.master_socket)):
+            if not _WRITABLE.fullmatch(str(path)):
+                raise ValueError(
+                    f"{name} {str(path)!r:.100} cannot stand in a HAProxy config; write at most 250"
+                    " letters, digits and /_.+@=~-"
+                )
         length = len(os.fsencode(self.master_socket))
         if length > _LONGEST_HAPROXY_SOCKET:
             raise ValueError(
@@ -183,6 +193,24 @@ TargetSettings = Annotated[
 ]
 
 
+def _shared(target: HaproxySettings, addresses: Iterable[Endpoint]) -> str:
+    """The first of these addresses that a target listens on too, "" if there is none."""
+    taken = target.listen + target.listen_tls
+    return next((str(one) for one in addresses if any(_same(one, each) for each in taken)), "")
+
+
+def _same(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two sockets cannot both be bound there."""
+    anywhere = {"*", "0.0.0.0", "::"}  # noqa: S104 - not a bind
+    addresses = {one.address, other.address}
+    one_family = (":" in one.address) == (":" in other.address)
+    return (
+        one.port == other.port
+        and one_family
+        and (len(addresses) == 1 or bool(addresses & anywhere))
+    )
+
+
 def _apart(targets: tuple[HaproxySettings, ...]) -> tuple[HaproxySettings, ...]:
     for index, target in enumerate(targets):
         for other in targets[:index]:
@@ -192,6 +220,15 @@ def _apart(targets: tuple[HaproxySettings, ...]) -> tuple[HaproxySettings, ...]:
                 raise ValueError(
                     f"{other.name!r} and {target.name!r} share the directory {target.directory};"
                     " give each its own"
+                )
+            if target.master_socket == other.master_socket:
+                raise ValueError(
+                    f"{other.name!r} and {target.name!r} share the master_socket"
+                    f" {target.master_socket}; give each its own"
+                )
+            if both := _shared(other, target.listen + target.listen_tls):
+                raise ValueError(
+                    f"{other.name!r} and {target.name!r} both listen on {both}; give each its own"
                 )
     return targets
 
@@ -242,6 +279,16 @@ class Settings(_Section):
     log: LogSettings = LogSettings()
     deployer: DeployerSettings | None = None
 
+    @model_validator(mode="after")
+    def _admin_apart(self) -> Self:
+        for target in self.targets:
+            if both := _shared(target, [self.admin.listen]):
+                raise ValueError(
+                    f"admin.listen {both} is also where {target.name!r} listens; give it another"
+                    " port"
+                )
+        return self
+
     @property
     def state(self) -> Path:
         """The directory that remembers the last good configs over a restart."""
@@ -288,9 +335,11 @@ _CONFIG: Final = "VULCANIZED_CONFIG"
 def _read(path: Path) -> dict[str, Any] | None:
     """The tables of the file, None when there is no such file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
+    except RecursionError:
+        reason = "is nested too deeply; make it flatter"
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
     except OSError as error:

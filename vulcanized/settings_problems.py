@@ -34,7 +34,7 @@ def describe(
     from one names the variable, for the file is not where to look.
     """
     return [
-        f"{_place(_path(details), variables)}: {_sentence(details, settings)}"
+        ": ".join(filter(None, (_place(_path(details), variables), _sentence(details, settings))))
         for details in error.errors(include_url=False)
     ]
 

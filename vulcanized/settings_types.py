@@ -21,6 +21,7 @@ _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_NAME: Final = re.compile(
     r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
+_SELECTOR: Final = re.compile(r"[A-Za-z0-9_./=!,() -]*")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
@@ -29,6 +30,12 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
     if "\0" in str(path):
         raise ValueError("a path cannot hold a zero byte")
     return Path(os.path.normpath(base / path))
+
+
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("must not be empty; write a path")
+    return value
 
 
 def _nothing(value: object) -> object:
@@ -40,7 +47,10 @@ def listed(value: object) -> object:
     if isinstance(value, dict):
         indexes = [str(index) for index in range(len(value))]
         if strange := [key for key in value if key not in indexes]:
-            raise ValueError(f"must be a list: {strange[0]!r} is not the index of the next entry")
+            hint = "" if strange[0].isdecimal() else "; in a file, write [[...]] for each entry"
+            raise ValueError(
+                f"must be a list: {strange[0]!r} is not the index of the next entry{hint}"
+            )
         return [value[index] for index in indexes]
     if not isinstance(value, str):
         return value
@@ -108,7 +118,7 @@ def _prefix(value: str) -> str:
 
 
 T = TypeVar("T")
-Location = Annotated[Path, AfterValidator(_absolute)]
+Location = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
 MaybeLocation = Annotated[Location | None, BeforeValidator(_nothing)]
 MaybeText = Annotated[str | None, BeforeValidator(_nothing)]
 Listed = Annotated[tuple[T, ...], BeforeValidator(listed)]
@@ -119,5 +129,6 @@ LabelName = Annotated[str, _matching(_LABEL_NAME, "the name of a Kubernetes labe
 PlainName = Annotated[
     str, _matching(_PLAIN_NAME, "a name of letters, digits, dots, dashes and underscores")
 ]
+Selector = Annotated[str, _matching(_SELECTOR, "a label selector such as team=shop,tier!=db")]
 EtcdUrl = Annotated[str, AfterValidator(_endpoint_url)]
 EtcdPrefix = Annotated[str, AfterValidator(_prefix)]

@@ -26,7 +26,6 @@ from vulcanized.errors import (
     NotWritten,
     ProxyUnreachable,
     ReloadFailed,
-    SettingsError,
     TemplateFailed,
 )
 from vulcanized.model import AppId, DesiredApp, HealthCheck, Outcome, Policies, ServerState
@@ -587,9 +586,8 @@ def test_a_full_disk_stops_no_pod(edge: Edge, monkeypatch: pytest.MonkeyPatch) -
 def test_a_directory_with_a_name_that_no_config_can_hold_is_refused(new_edge: NewEdge) -> None:
     edge = new_edge()
     for name in ("with space", 'quo"te', "new\nline", "da$h{}"):
-        edge.settings = edge.with_settings(directory=edge.folder / name)
-        with pytest.raises(SettingsError, match="directory"):
-            edge.new_target()
+        with pytest.raises(ValueError, match="directory"):
+            edge.with_settings(directory=edge.folder / name)
     edge.settings = edge.with_settings()
 
 

@@ -123,7 +123,7 @@ def every_step_survives_a_kill(stage: Stage, killer: Killer, change: Change) -> 
 
 @contextlib.contextmanager
 def _unfailing(stage: Stage, host: str) -> Iterator[Load]:
-    with Load(stage.daemon.port, host, keep_alive=2, one_shot=2, pause=0.02) as load:
+    with Load(stage.daemon.port, host, keep_alive=2, one_shot=2, pause=0.02, limit=3600) as load:
         yield load
     assert not load.report.failed
 

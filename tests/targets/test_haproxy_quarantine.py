@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,22 @@ def test_a_frame_that_is_refused_is_no_apps_fault(refusing: Refusing) -> None:
     assert pod_of(edge, "a") == "a2"
     (refusing.templates / "haproxy.cfg.j2").unlink()
     edge.until(lambda: edge.applied is not None and edge.applied.generation == edge.generation, 10)
+
+
+def test_servers_that_had_sessions_go_also_while_a_reload_is_refused(refusing: Refusing) -> None:
+    edge = refusing.edge
+    edge.show(refusing.app("a", None, edge.pod("old")))
+    frame = shipped("haproxy.cfg.j2").replace("    mode http\n", "    mode nonsense\n", 1)
+    written(refusing.templates / "haproxy.cfg.j2", frame)
+    eventually(refusal_by(edge), 10)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(edge.get, "a.example.com", "/slow?seconds=0.8")
+        eventually(lambda: edge.pods.in_flight("old"), 5)
+        with pytest.raises(Rejected):
+            edge.apply(refusing.app("a", None, edge.pod("new")))
+        assert set(edge.live().servers["default:a"]) == {"old", "new"}
+        assert slow.result().pod == "old"
+    eventually(lambda: refusal_by(edge)() and set(edge.live().servers["default:a"]) == {"new"}, 10)
 
 
 def test_check_names_all_that_are_refused(refusing: Refusing) -> None:

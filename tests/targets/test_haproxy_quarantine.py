@@ -271,6 +271,7 @@ def test_servers_that_had_sessions_go_also_while_a_reload_is_refused(refusing: R
             edge.apply(refusing.app("a", None, edge.pod("new")))
         assert set(edge.live().servers["default:a"]) == {"old", "new"}
         assert slow.result().pod == "old"
+    edge.pods.stop("old")  # HAProxy waits for its idle connections too
     eventually(lambda: refusal_by(edge)() and set(edge.live().servers["default:a"]) == {"new"}, 10)
 
 

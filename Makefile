@@ -26,6 +26,10 @@ nightly: ## 100,000 hostile inputs, other ones each time; half an hour
 	@.ci/setup test
 	HYPOTHESIS_PROFILE=nightly $(PYTHON_) -m pytest -n 2 --dist load --timeout 1800 tests/hostile $(ARGS)
 
+chaos: ## churn, releases and faults under load for minutes; ARGS="--seed 7 --seconds 300" replays
+	@.ci/setup test
+	@$(PYTHON_) -m tests.chaos $(ARGS)
+
 check: ## ruff, mypy, import-linter
 	@.ci/setup test
 	$(PYTHON_) -m ruff check .

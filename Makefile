@@ -22,9 +22,10 @@ coverage: ## all tests, and a table of the lines and branches that they never ra
 	@.ci/setup test
 	$(PYTHON_) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage/html $(ARGS)
 
-nightly: ## 100,000 hostile inputs, other ones each time; half an hour
+nightly: ## 100,000 hostile inputs, other ones each time; kills at every step; an hour
 	@.ci/setup test
-	HYPOTHESIS_PROFILE=nightly $(PYTHON_) -m pytest -n 2 --dist load --timeout 1800 tests/hostile $(ARGS)
+	HYPOTHESIS_PROFILE=nightly $(PYTHON_) -m pytest -n 2 --dist load --timeout 1800 \
+	  tests/hostile tests/faults/test_kill_daemon.py tests/faults/test_kill_reload.py $(ARGS)
 
 chaos: ## churn, releases and faults under load for minutes; ARGS="--seed 7 --seconds 300" replays
 	@.ci/setup test

@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import figures, startup, switches
+from benchmarks import figures, scale, startup, switches
 from benchmarks.figures import Row
 from benchmarks.pods import Pods
 from benchmarks.stage import Say, Stage, set_up
@@ -155,6 +156,9 @@ class Processors:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 0 when all was measured, whatever the figures are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--scale", action="store_true", help="many apps, in place of a real cluster"
+    )
     parser.add_argument("--quick", action="store_true", help="10 apps, few samples: a smoke test")
     parser.add_argument("--output", type=Path, default=Path("build/bench.md"))
     options = parser.parse_args(arguments)
@@ -162,8 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     processors = Processors()
     try:
-        with set_up(_say_since(time.monotonic())) as stage:
-            measure(stage, QUICK if options.quick else Extent(), rows)
+        say = _say_since(time.monotonic())
+        if options.scale:
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+                extent = scale.QUICK if options.quick else scale.Extent()
+                scale.measure(Path(folder), say, extent, rows)
+        else:
+            with set_up(say) as stage:
+                measure(stage, QUICK if options.quick else Extent(), rows)
     except KeyboardInterrupt:
         print("ended before all was measured", file=sys.stderr)
         return 130

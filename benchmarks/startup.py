@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
+from benchmarks import usage
 from benchmarks.pods import NoEffect
 from benchmarks.probe import Probe
 from benchmarks.stage import Stage
@@ -50,17 +50,10 @@ def start(stage: Stage) -> Start:
         return Start(
             first - begin,
             last - begin,
-            memory(daemon, "VmRSS"),
-            memory(daemon, "VmHWM"),
-            _steps(daemon, wall),
+            usage.memory(daemon.process.pid),
+            usage.memory(daemon.process.pid, "VmHWM"),
+            steps(daemon, wall),
         )
-
-
-def memory(daemon: Vulcanized, field: str) -> int:
-    """Bytes of the daemon's process, without its HAProxy: `VmRSS` (now) or `VmHWM` (the most)."""
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
 
 
 def _first_answer(daemon: Vulcanized, host: str, deadline: float) -> float:
@@ -119,7 +112,8 @@ def _ask_all(port: int, shares: Sequence[Sequence[str]], deadline: float) -> set
             connection.close()
 
 
-def _steps(daemon: Vulcanized, wall: float) -> tuple[tuple[str, float], ...]:
+def steps(daemon: Vulcanized, wall: float) -> tuple[tuple[str, float], ...]:
+    """The lines of its log, each with the seconds since `wall`."""
     lines = (
         (" ".join(filter(None, (step, line.get("source", "")))), line["@timestamp"])
         for step in _STEPS

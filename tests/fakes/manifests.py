@@ -61,10 +61,13 @@ def controller(
     }
 
 
-def many_pods(count: int, *, apps: int = 1000, padding: int = 1000) -> Iterator[Item]:
+def many_pods(
+    count: int, *, apps: int = 1000, padding: int = 1000, network: int = 10
+) -> Iterator[Item]:
     """`count` ready pods spread over `apps` apps, each `padding` bytes larger than it need be.
 
-    Their JSON is made when it is asked for: 50,000 take 30 MB and a second.
+    Their addresses are in `network`/8: 127 where somebody answers. Their JSON is made when it is
+    asked for: 50,000 take 30 MB and a second.
     """
     labels = [{"app": f"app-{number}", "version": "1"} for number in range(apps)]
     template = pod(_PLACE, _PLACE, uid=_PLACE, resourceVersion=_PLACE, ip=_PLACE)
@@ -74,7 +77,7 @@ def many_pods(count: int, *, apps: int = 1000, padding: int = 1000) -> Iterator[
     for number in range(count):
         app = labels[number % apps]
         name = f"pod-{number:06}"
-        ip = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        ip = f"{network}.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
         make: Callable[[int], bytes] = partial(_fill, parts, (name, app["app"], number, ip))
         yield Item("default", name, app, 0, make)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.apifaults import Todo
+from tests.faults.impatient import PROGRAM as IMPATIENT
 from tests.faults.killing import Killer
 from tests.faults.stage import Stage
 from tests.faults.stage import stage as made
@@ -36,6 +38,18 @@ def stage_of_three(tmp_path: Path, new_etcd: NewEtcd) -> Iterator[Stage]:
     with made(tmp_path, etcd=new_etcd(members=3)) as started:
         started.add_pod("todo-green-1", version="green")
         yield started
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Todo]]:
+    """A stage for a whole file, with a daemon that soon gives an API server up; the pods of `todo`."""
+    try:
+        find_program("haproxy")
+        find_program("etcd")
+    except ServerMissing as reason:
+        missing(reason)
+    with made(tmp_path_factory.mktemp("stage"), program=IMPATIENT) as started:
+        yield started, Todo(started)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_frozen_haproxy_is_told_costs_no_threads_and_is_in_step_once_it_thaws(
 
 
 def test_sigterm_ends_a_daemon_whose_haproxy_is_frozen(stage: Stage) -> None:
-    """Within five seconds, as ever, and HAProxy with it."""
+    """Within five seconds, and what a busy machine adds; and HAProxy with it."""
     before = processes(stage)
     for pid in (before.worker, before.master):
         os.kill(pid, signal.SIGSTOP)
@@ -50,7 +50,7 @@ def test_sigterm_ends_a_daemon_whose_haproxy_is_frozen(stage: Stage) -> None:
         began = time.monotonic()
         os.kill(stage.daemon.process.pid, signal.SIGTERM)
         eventually(lambda: not stage.daemon.process.running, 10, "the end of the daemon")
-        assert time.monotonic() - began < 6.0
+        assert time.monotonic() - began < 8.0
         eventually(lambda: is_gone(before.master), 10, "the end of HAProxy")
     finally:
         for pid in (before.worker, before.master):

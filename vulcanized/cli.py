@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
         for problem in error.problems:
             _say(f"{error.origin}: {problem}")
@@ -41,10 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output has seen enough (`| head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return OK
+    except OSError as error:
+        _write_no_more()
+        _say(
+            f"{error.filename or 'the output'} cannot be written: {error.strerror}; make room there"
+        )
+        return PROBLEMS
     except KeyboardInterrupt:
         return 130
+
+
+def _write_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -141,8 +141,9 @@ class NotInStep(VulcanizedError):
 
 def _raise_failures(runtime: Runtime) -> None:
     behind = [state for state in runtime.targets() if state.error or not state.applied_once]
+    late = f"has not applied within {FOLLOW_SECONDS:g} s: see the log"
     raise NotInStep(
-        "; ".join(f"target {state.name}: {state.error or 'has not applied'}" for state in behind)
+        "; ".join(f"target {state.name}: {state.error or late}" for state in behind)
         or "the targets are not in step",
         max((state.exit_code for state in behind), default=1) or 1,
     )

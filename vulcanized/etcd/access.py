@@ -29,8 +29,9 @@ class Tls:
         """
         try:
             stamp = self._look()
-            self._check()
+            # Read first: what OpenSSL fails to open it does not name.
             ca, key, cert = (path.read_bytes() if path else None for path in self._files)
+            self._check()
         except OSError as error:
             problem = f"{error.filename} cannot be read: {error.strerror}; give a readable PEM file"
             raise SettingsError("etcd", (problem,)) from error
@@ -57,7 +58,8 @@ class Tls:
                 # Without an answer, OpenSSL would ask at the terminal for a key's passphrase.
                 context.load_cert_chain(cert, key, password=str)
         except ssl.SSLError as error:
-            problem = f"{what} cannot be used: {error.reason or error}; give PEM files that belong"
+            reason = error.reason or str(error).partition(" (_ssl.c:")[0]
+            problem = f"{what} cannot be used: {reason}; give PEM files that belong"
             raise SettingsError("etcd", (f"{problem} together, without a passphrase",)) from error
 
     def _look(self) -> _Stamp:

@@ -28,8 +28,8 @@ _FILE: Final = re.compile(r"/[A-Za-z0-9/_.+@=~-]{0,250}\Z")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9/_.:@+=,()\[\]* -]{0,500}\Z")
 _MAX_WEIGHT: Final = 256
 
-# Steps that PCRE may take for one match before it says "no": without it `/a*a*a*[bc]` keeps a thread
-# busy for 3 s over one path of 14,000 characters, with it for 0.2 ms. Each new path would do so.
+# Steps that PCRE may take for one match before it says "no": without it `/a*a*a*[bc]` keeps a
+# thread busy for 3 s over one path of 14,000 characters, with it for 0.2 ms; each new path again.
 _BOUNDED: Final = "(*LIMIT_MATCH=2000)"
 
 
@@ -67,8 +67,8 @@ def backend_id(app: AppId, version: str) -> str:
 def route_key(route: Route) -> str:
     """The key of a route in the map of its kind; the host comes first, as it was chosen first.
 
-    A prefix ends with a slash, and so does the path that is looked up: whole elements match. A regex
-    that takes too long matches nothing, so it costs other apps nothing either.
+    A prefix ends with a slash, and so does the path that is looked up: whole elements match. A
+    regex that takes too long matches nothing, so it costs other apps nothing either.
     """
     scope = host(route.host)
     if route.kind is PathKind.EXACT:

@@ -42,7 +42,7 @@ def stage_of_three(tmp_path: Path, new_etcd: NewEtcd) -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Todo]]:
-    """A stage for a whole file, with a daemon that soon gives an API server up; the pods of `todo`."""
+    """One for a whole file, whose daemon soon gives an API server up; and the pods of `todo`."""
     try:
         find_program("haproxy")
         find_program("etcd")

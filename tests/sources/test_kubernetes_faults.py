@@ -144,7 +144,7 @@ def test_a_frozen_server_is_noticed_and_followed_again_when_it_thaws(
 
 @pytest.mark.parametrize(
     "fault",
-    [faults.Unchunked(), faults.Split(7), faults.EndAfterEach()],
+    [faults.Unchunked(), faults.Split(7), faults.EndAfterEach(), faults.Compressed()],
     ids=lambda f: type(f).__name__,
 )
 def test_however_a_server_cuts_its_stream_every_event_arrives(

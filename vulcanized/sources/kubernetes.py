@@ -481,7 +481,7 @@ def _as_it_comes(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     `stream` is the quicker by half, but where the body is not chunked it waits for a full buffer.
     """
     if getattr(response, "chunked", False):
-        yield from response.stream(1 << 16)
+        yield from response.stream(1 << 16, decode_content=True)
     else:
         while chunk := response.read1(1 << 16):
             yield chunk

@@ -247,16 +247,23 @@ def _lean_controller(thing: WireController, kind: str, labels: Labels) -> Contro
 
 def _who(kind: str, meta: Metadata) -> tuple[str, str, str]:
     """uid, namespace and name, each as Kubernetes allows it; raises `Invalid`."""
-    name, namespace = meta.name or "", meta.namespace or ""
-    for field_, value in (("name", name), ("namespace", namespace)):
-        if not _OBJECT_NAME(value):
-            _refuse(
-                kind,
-                meta,
-                f"metadata.{field_} is {shown(value[:60])}: write at most 253 small letters, "
-                "digits, - and ., the first and last a letter or digit",
-            )
-    return uid_of(kind, meta), sys.intern(namespace), name
+    name, namespace = meta.name or "", _known_namespace(meta.namespace or "")
+    if not _OBJECT_NAME(name) or not namespace:
+        named = bool(_OBJECT_NAME(name))
+        field_, value = ("namespace", meta.namespace or "") if named else ("name", name)
+        _refuse(
+            kind,
+            meta,
+            f"metadata.{field_} is {shown(value[:60])}: write at most 253 small letters, "
+            "digits, - and ., the first and last a letter or digit",
+        )
+    return uid_of(kind, meta), namespace, name
+
+
+@lru_cache(maxsize=4096)
+def _known_namespace(namespace: str) -> str:
+    """The one text of a namespace that many objects have, "" where it is none."""
+    return sys.intern(namespace) if _OBJECT_NAME(namespace) else ""
 
 
 def uid_of(kind: str, meta: Metadata) -> str:
@@ -267,14 +274,18 @@ def uid_of(kind: str, meta: Metadata) -> str:
 
 
 def _label(kind: str, meta: Metadata, name: str, value: str) -> str:
-    if not _LABEL_VALUE(value):
-        _refuse(
-            kind,
-            meta,
-            f"label {name} is {shown(value)}: write at most 63 letters, digits and -_., the first "
-            "and last a letter or digit",
-        )
-    return sys.intern(value)
+    return _known_label(value) or _refuse(
+        kind,
+        meta,
+        f"label {name} is {shown(value)}: write at most 63 letters, digits and -_., the first "
+        "and last a letter or digit",
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _known_label(value: str) -> str:
+    """The one text of a label value that many objects have, "" where it is none."""
+    return sys.intern(value) if _LABEL_VALUE(value) else ""
 
 
 def _owner(meta: Metadata) -> str:
@@ -286,7 +297,10 @@ def _owner(meta: Metadata) -> str:
 
 
 def _is_ready(status: _PodStatus) -> bool:
-    return any(c.type == "Ready" and c.status == "True" for c in status.conditions or ())
+    for condition in status.conditions or ():
+        if condition.type == "Ready" and condition.status == "True":
+            return True
+    return False
 
 
 def _ports(spec: _PodSpec, meta: Metadata) -> tuple[Port, ...]:

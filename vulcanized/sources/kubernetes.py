@@ -525,11 +525,15 @@ class Credentials:
             else:
                 self._load_kubeconfig(configuration)
         except yaml.YAMLError as error:
-            raise self._broken(f"not YAML: {' '.join(str(error).split())}") from error
-        except (ConfigException, OSError, ValueError) as error:
-            raise self._broken(str(error)) from error
+            said = " ".join(str(error).split())
+            raise self._broken(f"not YAML: {said}; mend it there") from error
+        except OSError as error:
+            file = error.filename or self.origin
+            raise self._broken(f"{file} cannot be read ({error.strerror}); mend it") from error
+        except (ConfigException, ValueError) as error:
+            raise self._broken(f"{error}; mend it, or name another") from error
         except (TypeError, KeyError, AttributeError) as error:
-            raise self._broken(f"not a kubeconfig: {error}") from error
+            raise self._broken(f"not a kubeconfig ({error}); name one") from error
         return configuration
 
     def _load_kubeconfig(self, configuration: Configuration) -> None:
@@ -565,7 +569,7 @@ class _Loader(KubeConfigLoader):
             self._user = user
         if not loaded:
             raise Refused(
-                f"{user.path}: the exec plugin {command!r} gave no credentials within {seconds} s:"
-                " run it by hand to see why"
+                f"{user.path}: the exec plugin {command!r} failed, or gave no credentials within"
+                f" {seconds} s: run it by hand to see why"
             )
         return loaded

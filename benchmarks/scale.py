@@ -28,7 +28,6 @@ from tests.servers.wait import eventually
 
 MEGABYTE = 1e6
 _READY = 120.0
-_SETTLE = 3.0
 _WORK = 0.3  # seconds after its event in which all but the files is done
 _GATHERED = 1.1  # the files, too
 _APPS_USED = 10
@@ -43,12 +42,13 @@ class Extent:
     events: int = 30
     lists: int = 7
     relists: int = 10
+    settle: float = 12.0  # seconds: what a start writes down lazily is written by then
     fed: int = 100_000
     rendered: tuple[int, int, int] = (1000, 10, 60)
     days: churn.Extent = field(default_factory=churn.Extent)
 
 
-QUICK = Extent((3, 6), (40, 200), 2, 1, 2, 2000, (20, 3, 5), churn.QUICK)
+QUICK = Extent((3, 6), (40, 200), 2, 1, 2, 1.0, 2000, (20, 3, 5), churn.QUICK)
 
 
 def measure(folder: Path, say: Say, extent: Extent, rows: list[Row]) -> None:
@@ -89,14 +89,14 @@ def _daemons(small: Crowd, large: Crowd, say: Say, extent: Extent, rows: list[Ro
         quick.start()
         say(f"a start with {large.apps:,} apps")
         rows.append(_start(large, busy))
-        time.sleep(_SETTLE)
+        time.sleep(extent.settle)
         rows.append(_memory(f"memory there, {_size(large)}", large, busy))
         say(f"{extent.events} events at {small.apps} apps and at {large.apps:,}, by turns")
         rows += _events((small, quick), (large, busy), extent.events)
         say(f"{extent.relists} lists anew")
         for _ in range(extent.relists):
             _relist(large, busy)
-        time.sleep(_SETTLE)
+        time.sleep(extent.settle)
         what = f"memory after {extent.relists} lists anew, {_size(large)}"
         rows.append(_memory(what, large, busy))
 

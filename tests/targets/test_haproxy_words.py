@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -209,3 +210,16 @@ def test_whatever_is_not_refused_adds_only_lines_of_the_known_kinds(strange: Des
 
 
 TEMPLATES = Templates("haproxy")
+
+
+@given(st.ip_addresses(v=4).map(str) | st.from_regex(r"[0-9a-fx.: ]{1,16}") | st.text(max_size=12))
+def test_an_address_is_read_as_pythons_own_reader_does(text: str) -> None:
+    try:
+        expected = str(ipaddress.ip_address(text))
+    except ValueError:
+        expected = None
+    if expected is None or "%" in text:
+        with pytest.raises(Rejected):
+            words.ip(text)
+    else:
+        assert words.ip(text) == expected

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -95,6 +96,11 @@ def address(endpoint: Endpoint) -> str:
 
 def ip(literal: str) -> str:
     """The one way to write this address."""
+    try:
+        # Nearly all are IPv4, and this takes a tenth of the time.
+        return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, literal))
+    except (OSError, ValueError):
+        pass
     try:
         parsed = ipaddress.ip_address(literal)
     except ValueError:

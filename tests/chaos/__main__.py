@@ -45,7 +45,7 @@ def show(verdict: Verdict) -> None:
     print(f"failed requests that a crashed pod explains: {verdict.excused}")
     print(f"like a fresh start after {verdict.converged:.1f} s")
     print(f"generation {verdict.generation:.0f}, {verdict.reloads:.0f} reloads of the last daemon")
-    print("grown    " + (", ".join(f"{k} {v:+}" for k, v in verdict.growth.items()) or "too short"))
+    print(f"{verdict.growth:+} kB in the last third of the life of the last daemon")
     for line, count in verdict.logged.most_common(12):
         print(f"{count:5} x {line}")
     if verdict.wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import tempfile
 import time
 from collections import Counter
@@ -15,9 +16,11 @@ from tests.chaos import judge
 from tests.chaos.judge import Requests, Sample
 from tests.chaos.schedule import KINDS, Step, schedule
 from tests.chaos.world import World
-from tests.faults.stage import Stage, stage
+from tests.daemons import ask
+from tests.faults.stage import Stage, Usage, stage
 from tests.servers.process import ServerFailed
 from tests.servers.wait import TooLate, eventually
+from vulcanized.errors import ProxyUnreachable
 
 CONVERGED_WITHIN = 60.0
 """Seconds from the last fault to the state of a fresh start, on a busy machine."""
@@ -37,7 +40,7 @@ class Verdict:
     answers: Mapping[str, int] = field(default_factory=dict)
     excused: int = 0
     converged: float = 0.0
-    growth: Mapping[str, int] = field(default_factory=dict)
+    growth: int = 0
     logged: Counter[str] = field(default_factory=Counter)
     generation: float = 0.0
     reloads: float = 0.0
@@ -81,6 +84,7 @@ class _Run:
     def judged(self, steps: tuple[Step, ...]) -> Verdict:
         verdict = self._verdict
         self._stage.settled()
+        eventually(self._all_answer, 60, "answers of all apps", ignore=OSError)
         requests = Requests(self._stage.daemon.port, self._seconds + 300)
         with requests:
             try:
@@ -100,7 +104,6 @@ class _Run:
             verdict.wrong.append(f"{name}: {failure.reason}, from {began:.2f} s to {ended:.2f} s")
         if len(failed) > 10:
             verdict.wrong.append(f"and {len(failed) - 10} more failed requests")
-        verdict.wrong += judge.leaks(self._samples)
         verdict.growth = judge.growth(self._samples)
         log = self._stage.daemon.process.log
         verdict.wrong += judge.faults_of_ours(log)
@@ -112,6 +115,10 @@ class _Run:
             verdict.wrong.append(f"{verdict.generation:.0f} generations of {len(steps)} steps")
         verdict.history = self._history(failed[0][1].began if failed else None)
         return verdict
+
+    def _all_answer(self) -> bool:
+        url = self._stage.daemon.url
+        return all(ask(url, host)[0] == 200 for host in judge.HOSTS.values())
 
     def _course(self, steps: tuple[Step, ...], requests: Requests) -> None:
         world = self._world
@@ -152,32 +159,43 @@ class _Run:
         return "  ".join(words)
 
     def _converge(self, mended: float) -> None:
-        """Wait for the state of a fresh start, and find out when it was reached."""
+        """Wait for the state of a fresh start, find out when it was reached, and compare."""
+        wanted, usage = self._fresh_start()
+        changed, seen = mended, None
+        while True:
+            now = time.monotonic()
+            state = self._state()
+            if state != seen:
+                changed, seen = now, state
+            if seen == wanted or now > mended + CONVERGED_WITHIN:
+                break
+            time.sleep(0.2)
         try:
-            wanted = self._fresh_state()
-            changed, seen = mended, None
-            for _ in range(600):
-                now = time.monotonic()
-                try:
-                    state = self._stage.state()
-                except Exception as error:
-                    state = {"error": repr(error)}
-                if state != seen:
-                    changed, seen = now, state
-                if seen == wanted or now > mended + CONVERGED_WITHIN:
-                    break
-                time.sleep(0.2)
-            self._stage.becomes(wanted, 1.0)
-            self._verdict.converged = changed - mended
+            self._stage.becomes(wanted, 10.0)
         except TooLate as late:
-            self._verdict.wrong.append(f"not converged within {CONVERGED_WITHIN:g} s: {late}")
+            raise TooLate(f"not within {CONVERGED_WITHIN:g} s: {late}") from None
+        self._verdict.converged = changed - mended
+        with contextlib.suppress(TooLate):  # connections that are being closed
+            eventually(lambda: not self._leaks(usage), 15)
+        self._verdict.wrong += self._leaks(usage)
 
-    def _fresh_state(self) -> dict[str, Any]:
-        """On a machine that is too busy to start a daemon in time, another try."""
+    def _leaks(self, fresh: Usage) -> list[str]:
+        return judge.leaks(self._samples, judge.usage_of(self._stage.daemon), fresh)
+
+    def _state(self) -> dict[str, Any] | None:
+        """None in the midst of a reload or a start."""
+        try:
+            return self._stage.state()
+        except (OSError, ValueError, ProxyUnreachable, http.client.HTTPException):
+            return None
+
+    def _fresh_start(self) -> tuple[dict[str, Any], Usage]:
+        """What a daemon without a past makes of all this. A busy machine gets another try."""
         for _ in range(2):
-            with contextlib.suppress(ServerFailed, TooLate):
-                return self._stage.fresh_state()
-        return self._stage.fresh_state()
+            with contextlib.suppress(ServerFailed, TooLate), self._stage._fresh_start() as fresh:
+                return self._stage.state(fresh), judge.usage_of(fresh)
+        with self._stage._fresh_start() as fresh:
+            return self._stage.state(fresh), judge.usage_of(fresh)
 
     def _history(self, failed_at: float | None) -> list[str]:
         """The last steps before the first failure, or of the run."""

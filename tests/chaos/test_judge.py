@@ -9,6 +9,7 @@ import pytest
 from tests.chaos import judge
 from tests.chaos.judge import Requests, Sample
 from tests.chaos.proxy import Known, files_say_the_same
+from tests.faults.stage import Usage
 from tests.servers.load import Failure
 
 
@@ -47,14 +48,19 @@ def test_of_the_host_that_moves_every_crash_may_be_the_reason(requests: Requests
 
 
 def test_growth_is_seen_and_a_start_is_none() -> None:
-    flat = [Sample(7, second, 50_000 if second > 3 else 20_000, 20, 10) for second in range(40)]
-    assert judge.leaks(flat) == []
-    growing = [Sample(8, second, 50_000 + 500 * second, 20 + second, 10) for second in range(40)]
-    assert [leak.split()[0] for leak in judge.leaks(flat + growing)] == ["kilobytes", "descriptors"]
+    flat = [Sample(7, second, 50_000 if second > 3 else 40_000, 20, 10) for second in range(40)]
+    fresh = Usage(20, 10)
+    assert judge.leaks(flat, fresh, fresh) == []
+    growing = [Sample(8, second, 50_000 + 500 * second, 20, 10) for second in range(40)]
+    assert judge.leaks(flat + growing, fresh, fresh) == ["13500 kB more in the end"]
+    assert judge.leaks(flat, Usage(40, 30), fresh) == [
+        "40 descriptors, a fresh start has 20",
+        "30 threads, a fresh start has 10",
+    ]
 
 
 def test_a_process_that_lived_shortly_is_not_judged() -> None:
-    assert judge.growth([Sample(7, second, second * 10_000, 20, 10) for second in range(9)]) == {}
+    assert judge.growth([Sample(7, second, second * 10_000, 20, 10) for second in range(9)]) == 0
 
 
 def test_tracebacks_are_found_in_the_log_whoever_wrote_them(tmp_path: Path) -> None:

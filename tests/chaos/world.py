@@ -7,6 +7,7 @@ proxy knows dead pods. Whether that is so is asked of the proxy itself. An unfai
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import time
@@ -22,6 +23,10 @@ from tests.fakes.store import StatusError
 from tests.faults.stage import Stage
 from vulcanized.errors import ProxyUnreachable
 
+_TRIES = 8
+"""A second apart."""
+
+_AGAIN = "another try"
 _UNFAIR = (Unfair, ProxyUnreachable, StatusError, FileNotFoundError)
 
 
@@ -41,13 +46,16 @@ class World:
         self.trouble = Trouble(stage, templates, self._later)
         self.apps = Apps(stage, self.trouble, self._later)
 
-    def carry_out(self, step: Step) -> None:
-        """Do a step, if it is fair."""
+    def carry_out(self, step: Step, tries: int = _TRIES) -> None:
+        """Do a step, if it is fair; what a person or a deployer wants is tried again."""
         area, _, what = step.kind.partition(".")
         side = self.apps if area in ("pod", "app") else self.trouble
         try:
             getattr(side, f"{area}_{what}")(step)
         except _UNFAIR as why:
+            if side is self.apps and tries > 1:
+                self._later(1.0, _AGAIN, functools.partial(self.carry_out, step, tries - 1))
+                return
             self.left_out[step.kind] += 1
             self._note(f"{step.kind} {step.app} {step.name}: left out: {why}")
         else:
@@ -66,18 +74,22 @@ class World:
 
     def going_on(self) -> list[str]:
         """What lasts now."""
-        return sorted({what for _, _, what, _ in self._endings})
+        return sorted({what for _, _, what, _ in self._endings if what != _AGAIN})
 
     def mend(self) -> None:
         """End everything that lasts, and leave nothing behind that a person would have to mend."""
         while self._endings:
             _, _, what, end = heapq.heappop(self._endings)
-            self._end(what, end)
+            if what != _AGAIN:
+                self._end(what, end)
         self.trouble.etcd_is_back()
         self.apps.mend()
         self._note("everything is mended")
 
     def _end(self, what: str, end: Callable[[], None]) -> None:
+        if what == _AGAIN:
+            end()
+            return
         try:
             end()
         except _UNFAIR as why:

@@ -53,6 +53,18 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage,
 
 
 @pytest.fixture
+def impatient_stage(tmp_path: Path) -> Iterator[Stage]:
+    """The stage with a daemon that soon gives an API server up."""
+    try:
+        find_program("haproxy")
+        find_program("etcd")
+    except ServerMissing as reason:
+        missing(reason)
+    with made(tmp_path, program=IMPATIENT) as started:
+        yield started
+
+
+@pytest.fixture
 def killer(tmp_path: Path) -> Killer:
     """Says when the daemon of `mortal_stage` is to die."""
     return Killer(tmp_path / "killer")

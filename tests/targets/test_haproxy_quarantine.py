@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from tests.servers.wait import eventually
 from tests.targets.conftest import NewEdge
 from tests.targets.edge import Edge, app, regex, route
 from tests.targets.test_haproxy_faults import restart_of_the_daemon, run_by_others
-from vulcanized.errors import ProxyUnreachable, Rejected
+from vulcanized.errors import ProxyUnreachable, Rejected, TemplateFailed
 from vulcanized.model import AppId, DesiredApp, Outcome, Policies, Server
 from vulcanized.resources import templates_directory
 from vulcanized.targets.haproxy import process
@@ -256,6 +257,18 @@ def test_a_frame_that_is_refused_is_no_apps_fault(refusing: Refusing) -> None:
     assert pod_of(edge, "a") == "a2"
     (refusing.templates / "haproxy.cfg.j2").unlink()
     edge.until(lambda: edge.applied is not None and edge.applied.generation == edge.generation, 10)
+
+
+def test_a_frame_that_does_not_render_holds_up_no_app(refusing: Refusing) -> None:
+    edge = refusing.edge
+    edge.show(refusing.app("a", None))
+    written(refusing.templates / "haproxy.cfg.j2", "{% nonsense %}")
+    with pytest.raises(TemplateFailed):
+        edge.until(lambda: edge.turn() and False, 10)
+    with contextlib.suppress(TemplateFailed):
+        edge.apply(refusing.app("b", None), refusing.app("bad", GIBBERISH))
+    edge.until(lambda: pod_of(edge, "b") == "b-pod", 10)
+    assert set(edge.held) == {"bad"}
 
 
 def test_servers_that_had_sessions_go_also_while_a_reload_is_refused(refusing: Refusing) -> None:

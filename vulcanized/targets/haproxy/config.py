@@ -110,14 +110,17 @@ class Config:
 
     def render_frame(self) -> Frame:
         """Take the template of the frame as it is now. On TemplateFailed the old one stays."""
-        self._frame = self.frame_at(self._directory)
+        maps = Maps(*(words.file(str(self._directory / name)) for name in _MAPS))
+        text = self._templates.render(_FRAME_TEMPLATE, listen=self._listen, maps=maps)
+        self._frame = frame_of(text.rstrip() + "\n", ",".join(self._listen))
         return self._frame
 
     def frame_at(self, directory: Path) -> Frame:
-        """The frame for maps in `directory`."""
-        maps = Maps(*(words.file(str(directory / name)) for name in _MAPS))
-        text = self._templates.render(_FRAME_TEMPLATE, listen=self._listen, maps=maps)
-        return frame_of(text.rstrip() + "\n", ",".join(self._listen))
+        """The frame for maps in `directory`: nothing is rendered for that."""
+        text = self.frame.text
+        for name in _MAPS:
+            text = text.replace(str(self._directory / name), words.file(str(directory / name)))
+        return Frame(text, self.frame.structure)
 
     def take_frame(self, frame: Frame) -> None:
         """Go on with one that was written before, where the template does not render."""

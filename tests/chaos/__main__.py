@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--runs", type=int, default=1, help="with the seeds that follow")
     parser.add_argument("--kinds", default="", help="only these, such as pod,etcd.killed")
+    parser.add_argument("--history", action="store_true", help="print every step at the end")
     parser.add_argument("--show", action="store_true", help="only print the schedule")
     options = parser.parse_args()
     wanted = options.kinds.split(",") if options.kinds else [""]
@@ -28,6 +29,8 @@ def main() -> int:
             continue
         print(f"seed {seed}, {options.seconds:g} s", flush=True)
         verdict = run(seed, options.seconds, kinds, lambda line: print(line, flush=True))
+        if options.history:
+            print(*verdict.course, sep="\n")
         show(verdict)
         if verdict.wrong:
             failed = True

@@ -30,11 +30,15 @@ _LAST_STEPS = 25
 
 @dataclass
 class Verdict:
-    """How a run ended; `wrong` is empty when all went well."""
+    """How a run ended; `wrong` is empty when all went well.
+
+    `course` is all that happened, `history` the last of it before the first failure or the end.
+    """
 
     seed: int
     wrong: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
+    course: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     answers: Mapping[str, int] = field(default_factory=dict)
@@ -113,6 +117,7 @@ class _Run:
         verdict.reloads = self._stage.daemon.metric("vulcanized_reloads_total")
         if verdict.generation > 10 * len(steps) + 100:
             verdict.wrong.append(f"{verdict.generation:.0f} generations of {len(steps)} steps")
+        verdict.course = self._world.history
         verdict.history = self._history(failed[0][1].began if failed else None)
         return verdict
 

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vulcanized.appfaults import explain, in_one_line, printable, shown, twice
+from vulcanized.appfaults import explain, in_one_line, shown, twice
 from vulcanized.appstrings import Version
 from vulcanized.errors import Invalid
 from vulcanized.model import Share
+from vulcanized.printable import printable
 
 MAX_ACTIVATION_BYTES = 16 * 1024
 

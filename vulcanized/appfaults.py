@@ -14,6 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
+from vulcanized.printable import printable
+
 MAX_SHOWN = 8
 
 _TYPES = {
@@ -86,11 +88,6 @@ def twice(text: str) -> list[str]:
 
     json.loads(text, object_pairs_hook=look)
     return found
-
-
-def printable(text: str) -> str:
-    """Hostile text for one line of a log."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def shown(value: object) -> str:

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import secrets
+import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -78,10 +79,11 @@ class _Active:
 class FakeKubernetes:
     """A context manager: started on entering; on the same port after every `stop` and `start`.
 
+    With `tls` it speaks HTTPS; a certificate loaded into that counts from the next connection on.
     `requests` holds all that came in, `connections` counts those open now.
     """
 
-    def __init__(self, *, bookmark_every: float = 60.0) -> None:
+    def __init__(self, *, bookmark_every: float = 60.0, tls: ssl.SSLContext | None = None) -> None:
         self.store = Store(self._wake)
         self.requests: list[Request] = []
         self.connections = 0
@@ -89,6 +91,7 @@ class FakeKubernetes:
         # Seconds: whatever a client asks for, a watch ends after so many.
         self.longest_watch = float("inf")
         self._bookmark_every = bookmark_every
+        self._tls = tls
         self._bookmarks = 0
         self._faults: list[_Active] = []
         self._snapshots: OrderedDict[str, tuple[int, list[Item]]] = OrderedDict()
@@ -103,7 +106,7 @@ class FakeKubernetes:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     def start(self) -> Self:
         if not self._thread.is_alive():
@@ -190,11 +193,12 @@ class FakeKubernetes:
         self.write_kubeconfig(user.kubeconfig, token)
         return user
 
-    def write_kubeconfig(self, path: Path, token: str = "") -> Path:
+    def write_kubeconfig(self, path: Path, token: str = "", ca: Path | None = None) -> Path:
+        trusted = {"certificate-authority": str(ca)} if ca else {}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url, **trusted}}],
             "users": [{"name": "me", "user": {"token": token} if token else {}}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "me"}}],
             "current-context": "fake",
@@ -224,7 +228,7 @@ class FakeKubernetes:
 
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.port, backlog=1000
+            self._connected, "127.0.0.1", self.port, backlog=1000, ssl=self._tls
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 

@@ -31,9 +31,9 @@ def unharmed(stage: Stage, most_requests: int = MOST_REQUESTS) -> Iterator[None]
             busy = cpu_seconds(daemon.pid) - busy
         stage.like_a_fresh_start()
 
-    assert requests.most <= most_requests
-    assert lines.most <= MOST_LINES
-    assert busy < 5
+    assert requests.most <= most_requests, f"{requests.most} requests in one second"
+    assert lines.most <= MOST_LINES, f"{lines.most} lines in one second"
+    assert busy < 5, f"{busy:.1f} s of CPU time"
 
 
 def _lines(stage: Stage) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,13 +99,20 @@ CASES: tuple[tuple[str, str | bytes, Variables], ...] = (
 )
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder in which the path of a Unix socket is short, and always as short."""
+    with tempfile.TemporaryDirectory(prefix="vb-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def test_each_is_told_with_its_place_and_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    short_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(os.environ):
         if name.startswith("VULCANIZED_"):
             monkeypatch.delenv(name)
-    path = tmp_path / "vulcanized.toml"
+    path = short_path / "vulcanized.toml"
     said = []
     fine = []
     for title, text, variables in CASES:
@@ -118,7 +127,7 @@ def test_each_is_told_with_its_place_and_what_to_do(
             continue
         assert output.out == ""
         assert SECRET not in output.err
-        lines = without(output.err, {str(path): "FILE", str(tmp_path): "FOLDER"}).splitlines()
+        lines = without(output.err, {str(path): "FILE", str(short_path): "FOLDER"}).splitlines()
         given = text if isinstance(text, bytes) else text.replace(SECRET, "SECRET")
         environment = "".join(f"\n{name}={value}" for name, value in variables.items())
         said.append((title, environment.strip() or given, lines))

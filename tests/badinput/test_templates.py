@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,8 @@ def test_pods_come_and_go_under_a_broken_template_and_the_daemon_ends_when_told(
             stage.config(app)
             stage.pod_of(app, pods.start(f"{app}-1", "1"))
         lines = f'start = true\ntemplates = "{folder}"'
-        with Vulcanized(stage.folder / "v", stage.sides, target=lines) as daemon:
+        # Not a context of its own: that would start it again, to end its HAProxy.
+        with closing(Vulcanized(stage.folder / "v", stage.sides, target=lines)) as daemon:
             daemon.start()
             (folder / file).write_text(text + good)
             stage.pod(pod("good-2", "good", pods.start("good-2", "1")))

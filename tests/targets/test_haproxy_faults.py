@@ -338,14 +338,21 @@ MEDDLING = {
 }
 
 
+@pytest.fixture(scope="module")
+def kinds(module_edge: Edge) -> list[DesiredApp]:
+    return apps_of_all_kinds(module_edge)
+
+
 @pytest.fixture(scope="module", params=[500, 0], ids=["few", "many"])
-def whole(module_edge: Edge, request: pytest.FixtureRequest) -> Iterator[Edge]:
+def whole(
+    module_edge: Edge, kinds: list[DesiredApp], request: pytest.FixtureRequest
+) -> Iterator[Edge]:
     """All kinds of apps on a target that looks at what runs more often than it would."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vulcanized.targets.haproxy.target.MANY_BACKENDS", request.param)
         patch.setattr("vulcanized.targets.haproxy.target.LOOK_EVERY", 0.1)
         patch.setattr("vulcanized.targets.haproxy.target.LOOK_SHARE", 1)
-        module_edge.show(*apps_of_all_kinds(module_edge))
+        module_edge.show(*kinds)
         yield module_edge
 
 

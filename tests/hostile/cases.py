@@ -15,6 +15,7 @@ from hypothesis import Phase, settings
 IS_NIGHTLY: Final = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 _TIMES: Final = 25 if IS_NIGHTLY else 1
 _PARTS: Final = 25 if IS_NIGHTLY else 1
+_SECONDS: Final = 3600 if IS_NIGHTLY else 600
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -28,6 +29,7 @@ def cases(number: int, *, shrink: bool = True) -> Callable[[Test], Test]:
 
     def decorate(test: Test) -> Test:
         counted = settings(max_examples=number * _TIMES // _PARTS, phases=phases)(test)
-        return cast("Test", pytest.mark.parametrize("part", range(_PARTS))(counted))
+        parts = pytest.mark.parametrize("part", range(_PARTS))(counted)
+        return cast("Test", pytest.mark.timeout(_SECONDS)(parts))
 
     return decorate

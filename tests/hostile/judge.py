@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.hostile import grammar
 from tests.hostile.wanted import MAPS, STRUCTURE, Wanted, server_words, wanted
@@ -32,7 +34,7 @@ from vulcanized.targets.haproxy import plan
 from vulcanized.targets.haproxy.config import CONFIG, Config
 from vulcanized.targets.haproxy.live import LiveServer
 from vulcanized.targets.haproxy.master import Command, Replacement
-from vulcanized.targets.haproxy.parts import Part
+from vulcanized.targets.haproxy.parts import Part, backend_view
 from vulcanized.targets.render import Templates
 
 ONE_IN = 200
@@ -106,6 +108,7 @@ def judge(outcome: Outcome) -> None:
     judge_problems(outcome.built)
     for part in outcome.parts.values():
         judge_servers(part)
+        judge_views(part.desired)
     judge_tables(tuple(outcome.parts.values()), expected)
     if zlib.crc32(outcome.files[CONFIG].encode()) % ONE_IN == 0:
         haproxy_accepts(outcome.files)
@@ -148,6 +151,25 @@ def judge_problems(built: Mapping[AppId, Built]) -> None:
             assert len(problem.message) < 4000
             # Where nobody wrote anything wrong, the message names what is missing.
             assert problem.where or problem.code in {"no_servers", "no_port", "no_address"}, problem
+
+
+def judge_views(desired: DesiredApp) -> None:
+    """Whatever a template of somebody's gets to see can be written unquoted as one word."""
+    for backend in desired.backends:
+        fields = dataclasses.asdict(backend_view(desired, backend.version))
+        texts = [field for field in _leaves(fields) if isinstance(field, str)]
+        assert all(re.fullmatch(r"[!-~]+", text) for text in texts)
+        assert not set("".join(texts)) & set("\"'`\\#;{}()[]<>|")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def judge_servers(part: Part) -> None:

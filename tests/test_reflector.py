@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.scripted import SHOP, TODO, Server, bookmark, line, listed, wire
 from vulcanized.errors import Expired, SourceError, Unreachable
-from vulcanized.model import AppId, SourcePhase
+from vulcanized.model import AppId, Pod, SourcePhase
 
 # --- list -------------------------------------------------------------------------------------
 
@@ -68,6 +68,20 @@ def test_what_is_not_a_list_keeps_everything_and_waits() -> None:
     assert len(server.cache) == 1
     assert len(server.waits) == 3
     assert reflector.state().relists == {"expired": 1}
+
+
+def test_what_is_listed_again_unchanged_is_kept_as_it_was() -> None:
+    again = listed(wire("a", at=8), wire("b", "shop"), version="200")
+    server = Server(listed(wire("a"), wire("b", "shop")), Expired("410"), again)
+    seen: list[tuple[Pod, ...]] = []
+    page = server.page
+    server.page = lambda more: seen.append(server.cache.all()) or page(more)  # type: ignore
+
+    server.run()
+
+    before = {pod.uid: pod for pod in seen[1]}
+    assert len(before) == 2
+    assert all(pod is before[pod.uid] for pod in server.cache.all())
 
 
 def test_a_later_list_marks_what_it_changed_and_nothing_else() -> None:

@@ -122,9 +122,16 @@ class Cache(Generic[Record]):
         for uid, record in fresh.items():
             apps.setdefault(_app(record), {})[uid] = record
         changed = {app for app in self._apps.keys() | apps if self._apps.get(app) != apps.get(app)}
+        for app in apps.keys() - changed:
+            apps[app] = self._apps[app]
         with self._lock:
             self._records, self._apps = fresh, apps
         return changed
+
+    def known(self, record: Record) -> Record:
+        """The record that is here, where that is equal: what is listed again takes no memory."""
+        here = self._records.get(record.uid)
+        return record if here is None or here != record else here
 
     def put(self, record: Record) -> tuple[AppId, ...]:
         """Add a record, or put it in the place of the one with its uid."""
@@ -363,7 +370,8 @@ class Reflector(Generic[Record]):
             except Invalid as error:
                 raise Unreachable(f"{self.name}: no usable answer to a list: {error}") from error
             self._heard = self._clock()
-            records += page.records
+            # Page by page: or all there is would be there twice.
+            records += map(self._cache.known, page.records)
             unreadable += page.unreadable
             # All pages show one moment. Should they not, the first says from where to watch.
             version = version or page.version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,9 @@ class Vulcanized:
         self.admin_port = free_port()
         self.directory = folder / "haproxy"
         # A Unix socket's path is short, and pytest's folders are long: the user's name is in them.
-        self.master_socket = Path(tempfile.gettempdir()) / f"vulcanized-{self.admin_port}.sock"
+        # A HAProxy that a killed test run left behind may have the one of the same port.
+        socket = f"vulcanized-{os.getpid()}-{self.admin_port}.sock"
+        self.master_socket = Path(tempfile.gettempdir()) / socket
         self.config = folder / "vulcanized.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(exist_ok=True)
@@ -170,8 +173,6 @@ def run_command(
     *words: str, environment: Mapping[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """`vulcanized` with these words, to its end."""
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "vulcanized", *words],
         capture_output=True,

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.daemons import Vulcanized
-from tests.faults.stage import OTHER_HOST, TODO_HOST, Stage
+from tests.faults.stage import OTHER_HOST, TODO_HOST, Stage, files_of
 from tests.servers.load import Load
 from tests.servers.programs import find_program
 from tests.servers.wait import eventually
@@ -113,7 +114,7 @@ def every_step_survives_a_kill(stage: Stage, killer: Killer, change: Change) -> 
                 ignore=(OSError, http.client.HTTPException, ValueError, ProxyUnreachable),
             )
             killer.disarm()
-            what_is_left_is_whole(stage.daemon)
+            what_is_left_is_whole(stage.daemon, ends)
             load.go_on(10)
             if not stage.daemon.process.running:
                 stage.daemon.start()
@@ -151,7 +152,7 @@ def every_step_of_a_start_survives_a_kill(stage: Stage, killer: Killer) -> None:
                 f"the end at step {number} of {steps}",
             )
             killer.disarm()
-            what_is_left_is_whole(killed)
+            what_is_left_is_whole(killed, [end])
             killed.start()
             stage.settled(killed)
             eventually(
@@ -161,8 +162,16 @@ def every_step_of_a_start_survives_a_kill(stage: Stage, killer: Killer) -> None:
             )
 
 
-def what_is_left_is_whole(daemon: Vulcanized) -> None:
-    """HAProxy could be started with the files that there are, and the memory can be read."""
+def what_is_left_is_whole(daemon: Vulcanized, ends: Sequence[dict[str, Any]]) -> None:
+    """HAProxy could be started with the files that there are, none of them is cut off, and the
+    memory can be read. `ends`: the states between which the daemon was on its way.
+    """
+    for name, text in files_of(daemon).items():
+        whole = [end["files"][name] for end in ends]
+        if all(whole):
+            # On the way, a file may say what neither end says.
+            assert text.endswith("\n"), name
+            assert len(ends) > 1 or text in whole, name
     config = daemon.directory / "haproxy.cfg"
     if config.exists():
         command = [str(find_program("haproxy")), "-c", "-f", str(config)]

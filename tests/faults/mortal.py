@@ -1,8 +1,8 @@
 """`vulcanized` that can be killed before any step of an apply: `python -m tests.faults.mortal DIR`.
 
-A step is whatever others get to see: a file opened for writing, flushed, renamed, linked or
-removed, a program started, commands sent to HAProxy that change something, a commit to the memory.
-Once `DIR/kill` holds a number, steps are counted and named in `DIR/steps`; before the one with that
+A step is whatever others get to see: a file opened, written, flushed, renamed, linked or removed, a
+program started, commands sent to HAProxy that change something, a commit to the memory. Once
+`DIR/kill` holds a number, steps are counted and named in `DIR/steps`; before the one with that
 number the process is killed, which is to say after the one before it.
 """
 
@@ -80,6 +80,14 @@ def mortal(folder: Path) -> None:
             countdown.step(f"send {' '.join(re.sub(r'^@!?[0-9]+ ', '', last).split()[:2])}")
         socket.SocketType.sendall(connection, data, *flags)
 
+    really_open = Path.open
+
+    def opened(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        file = really_open(path, mode, *rest, **more)
+        if set(mode) & set("wax+") and not path.is_relative_to(folder):
+            countdown.step(f"write {path.name}")
+        return file
+
     really = os.fsync
 
     def fsync(descriptor: Any) -> None:
@@ -92,6 +100,7 @@ def mortal(folder: Path) -> None:
             return super().__exit__(*error)
 
     socket.socket.sendall = sendall  # type: ignore[method-assign, assignment]
+    Path.open = opened  # type: ignore[method-assign, assignment]
     os.fsync = fsync  # type: ignore[assignment]
     sqlite3.connect = partial(sqlite3.connect, factory=Connection)  # type: ignore[assignment]
 

@@ -141,7 +141,7 @@ class Stage:
         at = daemon or self.daemon
         return {
             "apps": at.status()["apps"],
-            "files": _files(at),
+            "files": files_of(at),
             "running": _running(at),
         }
 
@@ -279,10 +279,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100.0
 
 
-def _files(at: Vulcanized) -> dict[str, str]:
+def files_of(at: Vulcanized) -> dict[str, str]:
     """The files of the target, without what must differ between two directories."""
-    names = ("haproxy.cfg", *(path.name for path in at.directory.glob("*.map")))
-    texts = {name: (at.directory / name).read_text() for name in names}
+    paths = [*at.directory.glob("haproxy.cfg"), *at.directory.glob("*.map")]
+    texts = {path.name: path.read_text() for path in paths}
     return {
         # The frame's digest covers the directory and the port.
         name: re.sub(r"^(config|listen) .*\n", "", text, flags=re.MULTILINE)

@@ -18,7 +18,7 @@ from tests.faults.killing import (
 )
 from tests.faults.stage import Stage
 
-pytestmark = pytest.mark.timeout(3600 if EVERY_STEP else 180)
+pytestmark = pytest.mark.timeout(3600 if EVERY_STEP else 600)
 
 
 def is_ready(name: str, *, ready: bool) -> Callable[[Stage], object]:

@@ -11,7 +11,7 @@ from tests.faults.stage import Stage
 from vulcanized.etcd import Delete, EtcdClient, Put
 from vulcanized.resources import templates_directory
 
-pytestmark = pytest.mark.timeout(3600 if EVERY_STEP else 180)
+pytestmark = pytest.mark.timeout(3600 if EVERY_STEP else 600)
 
 THIRD_HOST = "third.example.com"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import statistics
@@ -13,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.chaos.schedule import BUSY, MOVING, STEADY
-from tests.daemons import Vulcanized
-from tests.faults.stage import Stage, Usage
+from tests.faults.stage import Stage
 from tests.servers.load import Failure, Load
 
 HOSTS = {app: f"{app}.example.com" for app in (*STEADY, *BUSY)} | {"(moving)": MOVING}
@@ -28,6 +28,13 @@ MOST_KILOBYTES = 12_000
 
 MOST_MORE = {"descriptors": 6, "threads": 5}
 """May be held in the end above what a fresh start holds: gRPC's own come and go."""
+
+
+class Held(NamedTuple):
+    """What a process holds: its descriptors by what they are, its threads by their names."""
+
+    descriptors: Counter[str]
+    threads: Counter[str]
 
 
 class Sample(NamedTuple):
@@ -93,16 +100,25 @@ def sample(stage: Stage) -> Sample | None:
             return None  # what a start takes is no growth
         status = Path(f"/proc/{pid}/status").read_text()
         kilobytes = next(line.split()[1] for line in status.splitlines() if "VmRSS" in line)
-        usage = usage_of(stage.daemon)
+        held = held_by(pid)
     except (OSError, StopIteration, http.client.HTTPException):
         return None
-    return Sample(pid, time.monotonic(), int(kilobytes), usage.descriptors, usage.threads)
+    return Sample(
+        pid, time.monotonic(), int(kilobytes), held.descriptors.total(), held.threads.total()
+    )
 
 
-def usage_of(daemon: Vulcanized) -> Usage:
-    """What a daemon holds now."""
-    process = Path(f"/proc/{daemon.process.pid}")
-    return Usage(len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())))
+def held_by(pid: int) -> Held:
+    """What a process holds now. What it lets go of meanwhile is left out."""
+    descriptors: Counter[str] = Counter()
+    threads: Counter[str] = Counter()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            descriptors[str(descriptor.readlink()).partition("[")[0]] += 1
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            threads[(task / "comm").read_text().strip()] += 1
+    return Held(descriptors, threads)
 
 
 def growth(samples: Sequence[Sample]) -> int:
@@ -117,14 +133,15 @@ def growth(samples: Sequence[Sample]) -> int:
     return round(statistics.median(mine[-third:]) - statistics.median(mine[:third]))
 
 
-def leaks(samples: Sequence[Sample], now: Usage, fresh: Usage) -> list[str]:
+def leaks(samples: Sequence[Sample], now: Held, fresh: Held) -> list[str]:
     """What grew more than it may, and what is held that a fresh start does not hold."""
     grown = growth(samples)
     found = [f"{grown} kB more in the end"] if grown > MOST_KILOBYTES else []
     for name, most in MOST_MORE.items():
         held, wanted = getattr(now, name), getattr(fresh, name)
-        if held > wanted + most:
-            found.append(f"{held} {name}, a fresh start has {wanted}")
+        if held.total() > wanted.total() + most:
+            more = ", ".join(f"{count} {what}" for what, count in sorted((held - wanted).items()))
+            found.append(f"{held.total()} {name}, a fresh start has {wanted.total()}: {more}")
     return found
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import judge
-from tests.chaos.judge import Requests, Sample
+from tests.chaos.judge import Held, Requests, Sample
 from tests.chaos.schedule import KINDS, Step, schedule
 from tests.chaos.world import World
 from tests.daemons import ask
-from tests.faults.stage import Stage, Usage, stage
+from tests.faults.stage import Stage, stage
 from tests.servers.process import ServerFailed
 from tests.servers.wait import TooLate, eventually
 from vulcanized.errors import ProxyUnreachable
@@ -165,7 +165,7 @@ class _Run:
 
     def _converge(self, mended: float) -> None:
         """Wait for the state of a fresh start, find out when it was reached, and compare."""
-        wanted, usage = self._fresh_start()
+        wanted, held = self._fresh_start()
         changed, seen = mended, None
         while True:
             now = time.monotonic()
@@ -181,11 +181,11 @@ class _Run:
             raise TooLate(f"not within {CONVERGED_WITHIN:g} s: {late}") from None
         self._verdict.converged = changed - mended
         with contextlib.suppress(TooLate):  # connections that are being closed
-            eventually(lambda: not self._leaks(usage), 15)
-        self._verdict.wrong += self._leaks(usage)
+            eventually(lambda: not self._leaks(held), 15)
+        self._verdict.wrong += self._leaks(held)
 
-    def _leaks(self, fresh: Usage) -> list[str]:
-        return judge.leaks(self._samples, judge.usage_of(self._stage.daemon), fresh)
+    def _leaks(self, fresh: Held) -> list[str]:
+        return judge.leaks(self._samples, judge.held_by(self._stage.daemon.process.pid), fresh)
 
     def _state(self) -> dict[str, Any] | None:
         """None in the midst of a reload or a start."""
@@ -194,13 +194,13 @@ class _Run:
         except (OSError, ValueError, ProxyUnreachable, http.client.HTTPException):
             return None
 
-    def _fresh_start(self) -> tuple[dict[str, Any], Usage]:
+    def _fresh_start(self) -> tuple[dict[str, Any], Held]:
         """What a daemon without a past makes of all this. A busy machine gets another try."""
         for _ in range(2):
             with contextlib.suppress(ServerFailed, TooLate), self._stage._fresh_start() as fresh:
-                return self._stage.state(fresh), judge.usage_of(fresh)
+                return self._stage.state(fresh), judge.held_by(fresh.process.pid)
         with self._stage._fresh_start() as fresh:
-            return self._stage.state(fresh), judge.usage_of(fresh)
+            return self._stage.state(fresh), judge.held_by(fresh.process.pid)
 
     def _history(self, failed_at: float | None) -> list[str]:
         """The last steps before the first failure, or of the run."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import judge
-from tests.chaos.judge import Requests, Sample
+from tests.chaos.judge import Held, Requests, Sample
 from tests.chaos.proxy import Known, files_say_the_same
-from tests.faults.stage import Usage
 from tests.servers.load import Failure
 
 
@@ -49,13 +49,14 @@ def test_of_the_host_that_moves_every_crash_may_be_the_reason(requests: Requests
 
 def test_growth_is_seen_and_a_start_is_none() -> None:
     flat = [Sample(7, second, 50_000 if second > 3 else 40_000, 20, 10) for second in range(40)]
-    fresh = Usage(20, 10)
+    fresh = Held(Counter({"socket:": 20}), Counter({"main": 10}))
+    leaking = Held(Counter({"socket:": 20, "pipe:": 9}), Counter({"main": 10, "watch": 30}))
     assert judge.leaks(flat, fresh, fresh) == []
     growing = [Sample(8, second, 50_000 + 500 * second, 20, 10) for second in range(40)]
     assert judge.leaks(flat + growing, fresh, fresh) == ["13500 kB more in the end"]
-    assert judge.leaks(flat, Usage(40, 30), fresh) == [
-        "40 descriptors, a fresh start has 20",
-        "30 threads, a fresh start has 10",
+    assert judge.leaks(flat, leaking, fresh) == [
+        "29 descriptors, a fresh start has 20: 9 pipe:",
+        "40 threads, a fresh start has 10: 30 watch",
     ]
 
 

@@ -114,7 +114,7 @@ def held_by(pid: int) -> Held:
     threads: Counter[str] = Counter()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            descriptors[str(descriptor.readlink()).partition("[")[0]] += 1
+            descriptors[descriptor.readlink().name.partition("[")[0]] += 1
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
             threads[(task / "comm").read_text().strip()] += 1

@@ -37,7 +37,7 @@ def configure_logging(format_: str, level: str, stream: TextIO | None = None) ->
             _printable_values,
             structlog.dev.ConsoleRenderer(
                 colors=out.isatty(), timestamp_key="@timestamp", pad_event_to=22
-            )
+            ),
         ]
     structlog.configure(
         processors=[
@@ -70,7 +70,7 @@ def _printable_values(_logger: WrappedLogger, _name: str, line: EventDict) -> Ev
     """Texts come from hostile places: they neither end a line nor move a terminal's cursor."""
     for key, value in line.items():
         if isinstance(value, str):
-            # Of a traceback only the lines stay, each set in so that it cannot pass for one of ours.
+            # Of a traceback only the lines stay, each set in: it cannot pass for one of ours.
             parts = value.split("\n") if key == "exception" else [value]
             line[key] = "\n  ".join(map(printable, parts))
     return line

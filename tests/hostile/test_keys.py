@@ -124,7 +124,8 @@ def test_files_of_the_directory_store(part: int, files: dict[str, bytes]) -> Non
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-                written.add(name)
+                # A directory in the place of a file cannot be used, but it is not an absent file.
+                written.add("/".join(name.split("/")[:3]))
         store = DirectoryStore(Path(folder), DirtyApps())
         stop = threading.Event()
         (stream,) = store.streams

@@ -60,6 +60,11 @@ class Here:
     def runtime(self) -> Any:
         return self.daemon._current()
 
+    def end(self) -> None:
+        """What SIGTERM does; a signal would end these tests if the daemon had ended before."""
+        self.daemon._signalled(signal.SIGTERM, None)
+        self.daemon._wake.send(b"\0")
+
     def run(self, then: Callable[[], None]) -> int:
         """Serve; once it is in step, do `then` in another thread. Returns the exit code."""
         failed: list[BaseException] = []
@@ -72,7 +77,7 @@ class Here:
                 then()
             except BaseException as error:
                 failed.append(error)
-                os.kill(os.getpid(), signal.SIGTERM)
+                self.end()
 
         thread = threading.Thread(target=act, daemon=True)
         thread.start()
@@ -125,7 +130,7 @@ def test_a_target_that_cannot_be_closed_keeps_nothing_from_ending(
             raise TargetError("the disk is gone")
 
         here.runtime.parts.targets[0].close = close
-        os.kill(os.getpid(), signal.SIGTERM)
+        here.end()
 
     began = time.monotonic()
     assert here.run(end) == 0
@@ -145,7 +150,7 @@ def test_a_stuck_thread_shows_in_healthz(files: Files, tmp_path: Path) -> None:
         seen.append(here.other.page("/healthz"))
         here.runtime._threads.append(gone)
         seen.append(here.other.page("/healthz"))
-        os.kill(os.getpid(), signal.SIGTERM)
+        here.end()
 
     assert here.run(stick) == 0
     (healthy, _), (stuck, why) = seen

@@ -318,7 +318,10 @@ class Daemon:
 
     def _sleep(self, seconds: float) -> None:
         """Wait for a signal or a failed thread, no longer than this."""
-        select.select([self._woken], [], [], seconds)
+        # Not select(): it knows no descriptor from 1024 on.
+        waiting = select.poll()
+        waiting.register(self._woken, select.POLLIN)
+        waiting.poll(seconds * 1000)
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass

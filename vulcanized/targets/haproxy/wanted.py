@@ -8,11 +8,11 @@ from dataclasses import replace
 import structlog
 
 from vulcanized.errors import Rejected, TargetError, TemplateFailed
-from vulcanized.model import AppId, Change, DesiredApp
+from vulcanized.model import ANY_VERSION, AppId, Backend, Change, DesiredApp, Share
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.config import Config, Frame
 from vulcanized.targets.haproxy.judge import Judge
-from vulcanized.targets.haproxy.parts import Part, Shape, make_part
+from vulcanized.targets.haproxy.parts import Part, Shape, app_of, make_part
 
 log = structlog.get_logger(__name__)
 
@@ -138,13 +138,34 @@ def _as_before(before: Part, desired: DesiredApp) -> Part | None:
 def _as_given(
     desired: DesiredApp, shapes: Mapping[str, Shape], error: Rejected | TemplateFailed
 ) -> Part | None:
-    """As the daemon before us rendered it: that must not go for want of a template."""
+    """With what the daemon before us rendered: that must not go for want of a template.
+
+    Traffic that is to go to none of them goes to all that have a pod: which of them had it before
+    is not known here, and the app is not to vanish.
+    """
     if isinstance(error, Rejected):
         return None
-    given = {shape.id: shape for shape in shapes.values()}
+    given = {shape.id: shape for shape in shapes.values() if app_of(shape.id) == desired.app}
+    versions = [id_.split(":")[2] if id_.count(":") > 1 else ANY_VERSION for id_ in sorted(given)]
+    backends = tuple(backend for backend in desired.backends if backend.version in versions)
+    split = tuple(share for share in desired.split if share.version in versions)
+    if desired.split and not split:
+        everyone = {server.name: server for each in desired.backends for server in each.servers}
+        pods = tuple(sorted(everyone.values(), key=lambda server: server.name))
+        backends = tuple(
+            Backend(version, tuple(pod for pod in pods if version in (pod.version, ANY_VERSION)))
+            for version in versions
+        )
+        split = tuple(Share(backend.version, 1) for backend in backends if backend.servers)
+    if not split and desired.split:
+        return None
     try:
-        return make_part(desired, None, lambda v: given[words.backend_id(desired.app, v)])
-    except (Rejected, KeyError):
+        return make_part(
+            replace(desired, backends=backends, split=split),
+            None,
+            lambda version: given[words.backend_id(desired.app, version)],
+        )
+    except Rejected:
         return None
 
 

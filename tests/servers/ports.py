@@ -8,9 +8,11 @@ import threading
 
 # Below the kernel's range for outgoing connections (from 32768), which would take one now and then.
 _FIRST, _END = 15000, 32000
+_BLOCK = 25
+"""Ports that are claimed at once: each claim is a descriptor, and many systems allow 1024."""
 
 _lock = threading.Lock()
-_handed_out: set[int] = set()
+_claimed: list[int] = []
 
 
 def free_port() -> int:
@@ -19,10 +21,9 @@ def free_port() -> int:
     Never one that was given before: a server that is stopping may hold its port for seconds.
     """
     with _lock:
-        for _ in range(1000):
-            port = random.randrange(_FIRST, _END)
-            if port not in _handed_out and _is_free(port) and _claim(port):
-                _handed_out.add(port)
+        while _claimed or _claim():
+            port = _claimed.pop()
+            if _is_free(port):
                 return port
     raise OSError(f"no free port between {_FIRST} and {_END}")
 
@@ -36,13 +37,19 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _claim(port: int) -> bool:
-    """Claim it among all test processes of this machine, by a name that goes when we go."""
-    claim = socket.socket(socket.AF_UNIX)
-    try:
-        claim.bind(f"\0vulcanized-tests-port-{port}")
-    except OSError:
-        claim.close()
-        return False
-    claim.detach()  # held open until this process ends
-    return True
+def _claim() -> bool:
+    """Claim some among all test processes of this machine, by a name that goes when we go."""
+    starts = list(range(_FIRST, _END, _BLOCK))
+    random.shuffle(starts)
+    for start in starts:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0vulcanized-tests-ports-{start}")
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()  # held open until this process ends
+        _claimed.extend(range(start, start + _BLOCK))
+        random.shuffle(_claimed)
+        return True
+    return False

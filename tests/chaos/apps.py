@@ -17,6 +17,11 @@ UNREADY_AFTER = 0.4
 """Seconds from a crash to the moment at which kubelet has noticed it."""
 
 
+SURE_AFTER = 40.0
+"""Seconds after a change of a pod's readiness from which on it is sure that the daemon saw it. One
+that was cut off gets to see all changes in their order: the pod is not ready for a moment again."""
+
+
 class Apps:
     """What people, deployers and kubelets do to the busy apps.
 
@@ -30,6 +35,7 @@ class Apps:
         self._later = later
         self._alive: dict[str, tuple[str, Address]] = {}
         self._versions: dict[str, str] = {}
+        self._flapped: dict[str, float] = {}
         self._fields: dict[str, dict[str, Any]] = {app: {} for app in BUSY}
         self._claims = {BUSY[0]}
         # Versions of the activation written last, and of all that the daemon may still act upon.
@@ -88,6 +94,7 @@ class Apps:
 
     def _ready(self, name: str, status: str) -> None:
         """What kubelet says of it; raises StatusError if it has been deleted since."""
+        self._flapped[name] = time.monotonic()
         conditions = [{"type": "Ready", "status": status}]
         self._stage.cluster.store.patch(
             "pods", "default", name, {"status": {"conditions": conditions}}
@@ -198,8 +205,14 @@ class Apps:
 
     def _judge(self, id_: str, servers: frozenset[Address]) -> None:
         alive = {address for _, address in self._alive.values()}
-        if not servers & alive:
-            raise Unfair(f"{id_} has no other pod that the proxy knows")
+        unsure = time.monotonic() - SURE_AFTER
+        sure = {
+            address
+            for name, (_, address) in self._alive.items()
+            if self._flapped.get(name, 0.0) < unsure
+        }
+        if not servers & sure:
+            raise Unfair(f"{id_} has no other pod that the proxy is sure to know")
         if servers - alive:
             raise Unfair(f"{id_} has a dead pod that the proxy does not know to be dead")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,16 +157,13 @@ def test_the_first_word_asks_for_a_full_pass_and_later_ones_name_the_app(store: 
         assert before <= drained[0][TODO] <= time.monotonic()
 
 
-def test_a_switch_by_echo_is_seen_within_milliseconds(store: Store) -> None:
+def test_a_switch_by_echo_is_told_by_the_bell_and_not_found_by_the_clock(store: Store) -> None:
     with following(store.source):
         store.dirty.drain(5)
-        took = []
         for number in range(20):
-            started = time.monotonic()
             store.write("active/default/todo", str(number))
-            eventually(lambda n=number: store.activation() == str(n), 5, interval=0.001)  # type: ignore[misc]
-            took.append(time.monotonic() - started)
-        assert statistics.median(took) < 0.05
+            eventually(lambda n=number: store.activation() == str(n), 5)  # type: ignore[misc]
+        assert store.source.streams[0].state().relists == {}
 
 
 def test_a_write_that_changes_nothing_marks_nothing(store: Store) -> None:
@@ -482,13 +478,15 @@ def test_a_watcher_that_died_is_noticed_and_replaced(tmp_path: Path) -> None:
         store.write("active/default/todo", "green")
         eventually(lambda: store.activation() == "green", 5)
         assert store.source.streams[0].state().relists == {"missed": 1}
-        took = []
-        for number in range(5):
-            started = time.monotonic()
-            store.write("active/default/todo", str(number))
-            eventually(lambda n=number: store.activation() == str(n), 5, interval=0.001)  # type: ignore[misc]
-            took.append(time.monotonic() - started)
-        assert statistics.median(took) < 0.05
+
+        def told_by_the_bell() -> bool:
+            before = store.source.streams[0].state().relists
+            wanted = "red" if store.activation() == "blue" else "blue"
+            store.write("active/default/todo", wanted)
+            eventually(lambda: store.activation() == wanted, 5)
+            return store.source.streams[0].state().relists == before
+
+        eventually(told_by_the_bell, 20)
 
 
 def test_new_folders_are_followed(store: Store) -> None:
@@ -656,17 +654,14 @@ def test_manifests_in_folders_are_read_and_links_in_circles_end(cluster: Cluster
         assert cluster.skipped() == 0
 
 
-def test_one_file_among_a_thousand_is_seen_as_quickly(tmp_path: Path) -> None:
+def test_one_file_among_a_thousand_is_told_by_the_bell(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "manifests")
     for number in range(1000):
         cluster.write(f"app{number}.yaml", pod(f"p{number}", app=f"app{number}"))
     with following(cluster.source):
         cluster.dirty.drain(5)
-        took = []
         for number in range(10):
             app = AppId("default", f"app{number}")
-            started = time.monotonic()
             cluster.write(f"app{number}.yaml", pod(f"new{number}", app=app.name))
-            eventually(lambda a=app, n=number: cluster.pods(a) == [f"new{n}"], 5, interval=0.001)  # type: ignore[misc]
-            took.append(time.monotonic() - started)
-        assert statistics.median(took) < 0.05
+            eventually(lambda a=app, n=number: cluster.pods(a) == [f"new{n}"], 5)  # type: ignore[misc]
+        assert cluster.source.streams[0].state().relists == {}

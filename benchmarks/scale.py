@@ -109,6 +109,8 @@ def _start(large: Crowd, daemon: Vulcanized) -> Row:
     wall = time.time()
     daemon.process.start()
     daemon.wait_ready(_READY)
+    # The page says so a moment before the log does.
+    eventually(lambda: daemon.log_lines("ready"), _READY)
     at = dict(steps(daemon, wall))
     listed = max(when for step, when in at.items() if step.startswith("listed"))
     ours = (

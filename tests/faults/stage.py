@@ -193,6 +193,8 @@ class Stage:
     @contextlib.contextmanager
     def no_leak(self) -> Iterator[None]:
         """In a `with` block: afterwards no more threads or descriptors are held than before."""
+        # Its files of the state are opened when there is something to be written down.
+        self.daemon.wait_remembered("todo", "other")
         before = self.usage()
 
         def as_before() -> bool:

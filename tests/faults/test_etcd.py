@@ -30,7 +30,7 @@ def test_a_connection_cut_again_and_again_loses_no_change(stage: Stage) -> None:
     """confd #629: after some errors the watch is over, and nobody notices."""
     stage.add_pod("todo-green-1", version="green")
     with unharmed(stage):
-        for number in range(5):
+        for number in range(6):
             # Each cut hits a watch that was begun anew.
             seen = stage.relay.accepted
             stage.relay.cut()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import re
+import shutil
 import subprocess
 import tempfile
 import zlib
@@ -68,7 +70,9 @@ class Outcome:
 @functools.cache
 def directory() -> Path:
     """Where the files would be; HAProxy's check finds them there."""
-    return Path(tempfile.mkdtemp(prefix="vulcanized-hostile-"))
+    made = Path(tempfile.mkdtemp(prefix="vulcanized-hostile-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 @functools.cache

@@ -139,17 +139,19 @@ class Recorder:
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set, then what is left."""
-        while not stop.is_set():
-            with self._condition:
-                if not self._pending:
-                    self._condition.wait(1.0)
-                    continue
-            # Whoever changes again and again is written once.
-            stop.wait(LAZY)
-            self._write_pending(lambda: stop.wait(PAUSE))
-        end = time.monotonic() + LAST
-        self._write_pending(lambda: time.monotonic() > end)
-        self._close()
+        try:
+            while not stop.is_set():
+                with self._condition:
+                    if not self._pending:
+                        self._condition.wait(1.0)
+                        continue
+                # Whoever changes again and again is written once.
+                stop.wait(LAZY)
+                self._write_pending(lambda: stop.wait(PAUSE))
+            end = time.monotonic() + LAST
+            self._write_pending(lambda: time.monotonic() > end)
+        finally:
+            self._close()
 
     def _write_pending(self, enough: Callable[[], bool]) -> None:
         """Write what is pending now, in batches; `enough` is asked after each."""

@@ -8,9 +8,9 @@ WORKDIR /src
 RUN python -m venv /opt/vulcanized
 # What the tests run with: every file pinned by its hash, also what the project is built with.
 COPY .ci/requirements.lock .ci/requirements-build.lock .ci/
-RUN /opt/vulcanized/bin/pip install --no-cache-dir --require-hashes -r .ci/requirements.lock \
+RUN /opt/vulcanized/bin/pip install --no-cache-dir --require-hashes --no-deps -r .ci/requirements.lock \
  && python -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes -r .ci/requirements-build.lock
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --no-deps -r .ci/requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY vulcanized vulcanized
 COPY templates templates

@@ -120,9 +120,7 @@ class FakeKubernetes:
 
     def close(self) -> None:
         self.stop()
-        self._await(asyncio.sleep(0.02))  # what was accepted last begins only now
-        self._await(self._reset())
-        self._await(asyncio.sleep(0.0))
+        self._await(self._finish())
         self._soon(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -244,6 +242,13 @@ class FakeKubernetes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _finish(self) -> None:
+        """End also the connections that were accepted last, and begin only now."""
+        while len(asyncio.all_tasks()) > 1:
+            await self._reset()
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a transport that is aborted closes its socket in the next turn
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -164,7 +164,8 @@ def test_a_directory_made_anew_with_less_in_it_is_held_too(tmp_path: Path) -> No
     fill(root)
     source = store(root, it)
     with following(source) as stream:
-        shutil.rmtree(root)
+        # At once: files that go one by one, while their directory stays, are deleted ones.
+        root.rename(tmp_path / "away")
         eventually(lambda: stream.state().error, 10)
         fill(root, APPS[:1])
         eventually(lambda: stream.state().held == 6, 10, lambda: f"{stream.state()}")

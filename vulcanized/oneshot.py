@@ -95,15 +95,9 @@ def run_once(settings: Settings) -> Looked:
     runtime.start()
     try:
         _await_sources(runtime.parts.streams, failed)
-        deadline = time.monotonic() + FOLLOW_SECONDS
-        while not _settled(runtime):
-            if failed.is_set():
-                raise VulcanizedError("a thread failed: see the log")
-            # What the settings are at fault for does not mend itself by waiting.
-            hopeless = any(state.exit_code == USAGE for state in runtime.targets())
-            if hopeless or time.monotonic() >= deadline:
-                _raise_failures(runtime)
-            failed.wait(0.01)
+        _settle(runtime, failed)
+        if _await_confirmation(runtime, failed):
+            _settle(runtime, failed)
         quarantined = tuple(quarantined_on(runtime.targets()))
         return Looked(runtime.parts, runtime.reconciler.snapshot(), quarantined)
     finally:
@@ -121,6 +115,19 @@ def _settle(runtime: Runtime, failed: threading.Event) -> None:
         if hopeless or time.monotonic() >= deadline:
             _raise_failures(runtime)
         failed.wait(0.01)
+
+
+def _await_confirmation(runtime: Runtime, failed: threading.Event) -> bool:
+    """Give what a guard holds the time to be confirmed; whether anything was held."""
+
+    def held() -> bool:
+        return any(state.held for state in runtime.sources())
+
+    was_held = held()
+    deadline = time.monotonic() + HELD_SECONDS
+    while held() and not failed.is_set() and time.monotonic() < deadline:
+        failed.wait(0.01)
+    return was_held
 
 
 def _settled(runtime: Runtime) -> bool:

@@ -109,6 +109,20 @@ def test_the_commands_say_what_is_held_and_do_not_apply_it(
     assert ask(daemon.url, TODO_HOST)[0] == 404
 
 
+def test_one_pass_waits_until_what_is_really_gone_is_confirmed(
+    daemon: Vulcanized, files: Files, pods: LocalPods
+) -> None:
+    daemon.wait_remembered("todo")
+    daemon.process.kill()
+    emptied(files)
+    for name in BOTH:
+        pods.stop(name)
+    once = daemon.command("run", "--once")
+    assert once.returncode == 0, once.stderr
+    assert "still_held=0" in once.stderr or '"still_held": 0' in once.stderr
+    assert ask(daemon.url, TODO_HOST)[0] == 404
+
+
 def test_a_store_that_was_believed_once_is_not_held_at_the_next_start(
     daemon: Vulcanized, files: Files
 ) -> None:

@@ -232,6 +232,10 @@ class FakeKubernetes:
 
     async def _silence(self) -> None:
         if self._listener is not None:
+            for listening in self._listener.sockets:
+                self._loop.remove_reader(listening.fileno())
+            # Not at once: asyncio loses connections that are being accepted when it is closed.
+            await asyncio.sleep(0)
             self._listener.close()
             self._listener = None
         await self._reset()

@@ -69,7 +69,7 @@ class World:
         return [
             RunnerState(
                 *("edge", "haproxy", 7, 6, True, "", 0, {"updated": 3}, {"new_backend": 2}, 1),
-                quarantined=(Problem(TODO, "quarantined", f"no {HOSTILE}", target="edge"),),
+                problems=(Problem(TODO, "quarantined", f"no {HOSTILE}", target="edge"),),
             )
         ]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tests.factory import TODO
 from tests.servers.wait import eventually
 from vulcanized.errors import ProxyUnreachable
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
+from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem, Standing
 from vulcanized.slot import Slot
 from vulcanized.targets.runner import MAX_WAITING, Runner
 
@@ -31,13 +31,16 @@ class Scripted:
         self.calls.append(change)
         return self._answer(len(self.calls), change)
 
-    def quarantined(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[Problem, ...]:
         return self.kept_back
+
+    def standing(self) -> Standing:
+        return Standing()
 
     def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
         return {}
 
-    def actual(self) -> Mapping[str, str]:
+    def actual(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
         return {}
 
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None: ...

@@ -33,6 +33,7 @@ from vulcanized.appstrings import (
     Method,
     Name,
     Network,
+    ObjectId,
     Origin,
     PasswordHash,
     PathRegex,
@@ -47,9 +48,13 @@ from vulcanized.appstrings import (
 )
 from vulcanized.errors import Invalid
 from vulcanized.model import (
+    Adoption,
     Balance,
     HealthCheck,
+    KeepAlive,
     PathKind,
+    Pin,
+    PinKind,
     Policies,
     Protocol,
     Route,
@@ -189,6 +194,25 @@ class TimeoutSettings(_Model):
     tunnel: Duration | None = Field(default=None, description="Longest silence of a websocket.")
 
 
+class KeepAliveSettings(_Model):
+    """Idle connections to pods that the proxy keeps open."""
+
+    connections: Annotated[int, Field(ge=0, le=10_000, strict=True)] | None = Field(
+        default=None, description="How many for each pod."
+    )
+    period: Duration | None = Field(default=None, description="Between TCP keep-alive probes.")
+
+
+class AdoptSettings(_Model):
+    """Objects of an existing vulcand installation that this app takes the place of, by their ids.
+
+    A backend goes when no frontend uses it any more.
+    """
+
+    frontends: tuple[ObjectId, ...] = Field(default=(), max_length=64)
+    backends: tuple[ObjectId, ...] = Field(default=(), max_length=64)
+
+
 def _status_from_number(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -279,6 +303,8 @@ class AppConfig(_Model):
     error_pages: dict[ErrorStatus, Annotated[str, StringConstraints(max_length=8192)]] | None = None
     maintenance: Annotated[bool, Field(strict=True)] = False
     canary_match: CanaryMatch | None = None
+    keep_alive: KeepAliveSettings | None = None
+    adopt: AdoptSettings | None = None
     template: Name | None = None
 
     @model_validator(mode="after")
@@ -329,6 +355,8 @@ def _spec(config: AppConfig) -> AppSpec:
     }
     timeouts = config.timeouts or TimeoutSettings()
     connections = config.max_connections or MaxConnections()
+    keep_alive = config.keep_alive or KeepAliveSettings()
+    adopt = config.adopt or AdoptSettings()
     policies = Policies(
         protocol=config.protocol,
         balance=config.balance,
@@ -337,6 +365,10 @@ def _spec(config: AppConfig) -> AppSpec:
         health_check=_health_check(config.health_check),
         max_connections_server=connections.server,
         max_connections_app=connections.app,
+        max_body_size=config.max_body_size,
+        keep_alive=KeepAlive(keep_alive.connections, keep_alive.period),
+        pin=_pin(config.canary_match),
+        adopt=Adoption(adopt.frontends, adopt.backends),
         template=config.template,
     )
     return AppSpec(
@@ -372,13 +404,32 @@ def _health_check(check: HealthCheckSettings | None) -> HealthCheck | None:
     )
 
 
+def _pin(match: CanaryMatch | None) -> Pin | None:
+    if match is None:
+        return None
+    if match.header is not None:
+        return Pin(PinKind.HEADER, match.header)
+    return Pin(PinKind.COOKIE, match.cookie or "")
+
+
+_BY_PART = frozenset({"max_connections", "timeouts", "canary_match"})
+"""Fields that a target may be able to do in part: each of their own fields counts."""
+
+_NOT_A_POLICY = frozenset({"protocol", "adopt"})
+"""A protocol counts by its value; what is taken over is no wish that a proxy could fail."""
+
+
 def _features(config: AppConfig) -> list[str]:
-    """The fields in use: those that are not at their default. A protocol counts by its value."""
-    used = [
-        name
-        for name, field in AppConfig.model_fields.items()
-        if name != "protocol" and getattr(config, name) != field.default
-    ]
+    """The fields in use: those that are not at their default."""
+    used = []
+    for name, field in AppConfig.model_fields.items():
+        value = getattr(config, name)
+        if name in _NOT_A_POLICY or value == field.default:
+            continue
+        if name in _BY_PART:
+            used += [f"{name}.{part}" for part, given in value if given is not None]
+        else:
+            used.append(name)
     if config.protocol is not Protocol.HTTP:
         used.append(f"protocol.{config.protocol.value}")
     return used

@@ -122,6 +122,13 @@ HeaderName = Annotated[
         "the name of a header: letters, digits and !#$&*+.^_|~-, at most 64",
     ),
 ]
+ObjectId = Annotated[
+    str,
+    worded(
+        r"^[A-Za-z0-9_.-]{1,128}$",
+        "the id of a vulcand object: letters, digits and _.-, at most 128",
+    ),
+]
 # Visible ASCII and single spaces, without quotes, backslash, percent, braces and dollar.
 HeaderValue = Annotated[
     str,

@@ -172,7 +172,7 @@ def _diff(options: argparse.Namespace) -> int:
     apps = _desired(looked.snapshot.apps)
     changed = False
     for target in looked.parts.targets:
-        for line in _difference(target.name, target.actual(), target.rendered(apps)):
+        for line in _difference(target.name, target.actual(apps), target.rendered(apps)):
             changed = True
             sys.stdout.write(line)
     _tell_all(looked)
@@ -290,7 +290,7 @@ def _problems(apps: Any) -> list[Problem]:
 
 def _tell_all(looked: Looked) -> int:
     """Print the problems of apps, and what a guard holds back."""
-    code = _tell(sorted([*_problems(looked.snapshot.apps.values()), *looked.quarantined]))
+    code = _tell(sorted([*_problems(looked.snapshot.apps.values()), *looked.refused]))
     for state in (stream.state() for stream in looked.parts.streams):
         if state.held:
             code = PROBLEMS

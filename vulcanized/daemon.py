@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -50,12 +50,15 @@ from vulcanized.reconciler import (
     Stream,
     observe,
 )
-from vulcanized.settings import HaproxySettings, Settings
-from vulcanized.slot import DirtyApps
+from vulcanized.settings import AnyTarget, Settings, VulcandSettings
+from vulcanized.slot import DirtyApps, Slot
 from vulcanized.status import is_ready, status_document
 from vulcanized.statuspage import status_page
 from vulcanized.systemd import Notifier
 from vulcanized.targets.runner import Runner, RunnerState, Target
+
+if TYPE_CHECKING:
+    from vulcanized.etcd import EtcdClient
 
 log = structlog.get_logger(__name__)
 
@@ -87,19 +90,34 @@ class Parts:
 def assemble(settings: Settings, stop: threading.Event) -> Parts:
     """Make sources and targets. Raises VulcanizedError where the settings cannot work."""
     dirty = DirtyApps()
-    targets = tuple(_target(each, settings, stop) for each in settings.targets)
+    etcd, close_etcd = _etcd(settings)
+    slots = tuple(Slot() for _ in settings.targets)
+    targets = tuple(
+        _target(each, settings, etcd, slot, stop)
+        for each, slot in zip(settings.targets, slots, strict=True)
+    )
     outlets = tuple(
-        Outlet(target.name, target.capabilities, each.strict)
-        for target, each in zip(targets, settings.targets, strict=True)
+        Outlet(target.name, target.capabilities, each.strict, slot)
+        for target, each, slot in zip(targets, settings.targets, slots, strict=True)
     )
     guarding = Guarding(settings.guard.max_removed, StoredBaseline(settings.state))
-    store, close_store = _store(settings, dirty, guarding)
+    store = _store(settings, etcd, dirty, guarding)
     cluster = _cluster(settings, dirty, guarding)
-    return Parts(dirty, cluster, store, targets, outlets, guarding, (close_store,))
+    return Parts(dirty, cluster, store, targets, outlets, guarding, (close_etcd,))
+
+
+def _etcd(settings: Settings) -> tuple[EtcdClient | None, Callable[[], None]]:
+    """The client for source and targets, and what to call when they have ended."""
+    # Each live client costs memory and start-up time that the embedded default does not need.
+    if settings.etcd is None:
+        return None, lambda: None
+    from vulcanized.etcd import connect
+
+    client = connect(settings.etcd)
+    return client, client.close
 
 
 def _cluster(settings: Settings, dirty: DirtyApps, guarding: Guarding) -> Cluster:
-    # Each live client costs memory and start-up time that the embedded default does not need.
     if settings.kubernetes is not None:
         from vulcanized.sources.kubernetes import KubernetesSource
 
@@ -114,26 +132,39 @@ def _cluster(settings: Settings, dirty: DirtyApps, guarding: Guarding) -> Cluste
 
 
 def _store(
-    settings: Settings, dirty: DirtyApps, guarding: Guarding
-) -> tuple[Store, Callable[[], None]]:
-    """The store, and what to call when its streams have ended."""
-    if settings.etcd is not None:
-        from vulcanized.etcd import connect
+    settings: Settings, etcd: EtcdClient | None, dirty: DirtyApps, guarding: Guarding
+) -> Store:
+    if settings.etcd is not None and etcd is not None:
         from vulcanized.sources.etcd import EtcdSource
 
-        client = connect(settings.etcd)
-        return EtcdSource(client, settings.etcd.prefix, dirty, guarding=guarding), client.close
+        return EtcdSource(etcd, settings.etcd.prefix, dirty, guarding=guarding)
     from vulcanized.filetree import Patience
     from vulcanized.sources.directory import DirectoryStore
 
     assert settings.directory is not None  # noqa: S101 - Settings guarantees a side
     assert settings.directory.store is not None  # noqa: S101
     patience = Patience(most_gone=guarding.most)
-    store = DirectoryStore(settings.directory.store, dirty, patience=patience, guarding=guarding)
-    return store, lambda: None
+    return DirectoryStore(settings.directory.store, dirty, patience=patience, guarding=guarding)
 
 
-def _target(each: HaproxySettings, settings: Settings, stop: threading.Event) -> Target:
+def _target(
+    each: AnyTarget,
+    settings: Settings,
+    etcd: EtcdClient | None,
+    slot: Slot,
+    stop: threading.Event,
+) -> Target:
+    if isinstance(each, VulcandSettings):
+        from vulcanized.targets.vulcand import VulcandTarget
+
+        assert settings.etcd is not None and etcd is not None  # noqa: S101, PT018 - as Settings says
+        return VulcandTarget(
+            each,
+            etcd,
+            etcd_prefix=settings.etcd.prefix,
+            instance=settings.instance,
+            wake=slot.ring,
+        )
     from vulcanized.targets.haproxy import HaproxyTarget
 
     return HaproxyTarget(
@@ -250,6 +281,13 @@ class Runtime:
             self.targets(),
             controllers,
         )
+
+
+def _managed(target: AnyTarget) -> object:
+    """What a target manages, and leaves as it is when it is no longer in the settings."""
+    if isinstance(target, VulcandSettings):
+        return target.prefix, target.leader
+    return target.directory
 
 
 def _close(target: Target, stop_proxies: bool) -> None:
@@ -395,8 +433,8 @@ class Daemon:
                 log.error("settings refused; the old ones stay", problem=problem)
             return
         # Also when nothing in the file changed: certificates and passwords that it names may have.
-        kept = {each.directory for each in settings.targets}
-        removed = [each.name for each in old.settings.targets if each.directory not in kept]
+        kept = {_managed(each) for each in settings.targets}
+        removed = [each.name for each in old.settings.targets if _managed(each) not in kept]
         try:
             self._begin(settings)
         except VulcanizedError as error:

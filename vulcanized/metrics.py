@@ -170,7 +170,7 @@ class _State(Collector):
                 for backend in built.desired.backends:
                     servers.update(server.state for server in backend.servers)
         for state in self._view().targets():
-            problems.update(problem.code for problem in state.quarantined)
+            problems.update(problem.code for problem in state.problems)
         built_apps = snapshot.apps.values()
         yield _plain("vulcanized_generation", "Changes of desired so far.", snapshot.generation)
         yield _plain("vulcanized_apps", "Apps known.", len(snapshot.apps))
@@ -221,6 +221,26 @@ class _State(Collector):
             "Apps that stay on their last good config on the target, since it refuses theirs.",
             ["target"],
             {(state.name,): len(state.quarantined) for state in states},
+        )
+        yield _gauge(
+            "vulcanized_target_leading",
+            "1 for a daemon that writes what several share on the target, 0 for one that waits.",
+            ["target"],
+            {
+                (state.name,): float(state.standing.leading)
+                for state in states
+                if state.standing.leading is not None
+            },
+        )
+        yield _gauge(
+            "vulcanized_target_proven_generation",
+            "The newest generation that the proxy itself has shown to be applied.",
+            ["target"],
+            {
+                (state.name,): state.standing.proven
+                for state in states
+                if state.standing.proven is not None
+            },
         )
 
 

@@ -263,8 +263,45 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Idle connections to pods that the proxy keeps open.
+
+    `connections`: how many for each server; `period`: seconds between TCP keep-alive probes. None:
+    the target's default.
+    """
+
+    connections: int | None = None
+    period: float | None = None
+
+
+class PinKind(enum.StrEnum):
+    """Where a client says which version it wants."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+
+
+class Pin(NamedTuple):
+    """A header or cookie of this name, whose value is a version, pins a client to that version."""
+
+    kind: PinKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """Objects of vulcand that somebody else made, and that an app takes the place of. Ids."""
+
+    frontends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policies:
-    """How requests to an app are treated, the same for all its versions."""
+    """How requests to an app are treated, the same for all its versions.
+
+    `max_body_size` in bytes.
+    """
 
     protocol: Protocol = Protocol.HTTP
     balance: Balance = Balance.ROUND_ROBIN
@@ -273,6 +310,10 @@ class Policies:
     health_check: HealthCheck | None = None
     max_connections_server: int | None = None
     max_connections_app: int | None = None
+    max_body_size: int | None = None
+    keep_alive: KeepAlive = KeepAlive()
+    pin: Pin | None = None
+    adopt: Adoption = Adoption()
     template: str | None = None
 
 
@@ -341,15 +382,36 @@ class Applied:
     the one handed in while a gathered reload is still to come. `due`: monotonic time at which the
     target wants to be called again although nothing changed (a held reload, files to be written, a
     drift check); None: only on change. `cause`: why a reload was needed, one of a bounded set.
+    `standby`: another process writes what is shared; this one is ready to.
     """
 
     outcome: Outcome
     generation: int
     due: float | None = None
     cause: str = ""
+    standby: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a target stands that several daemons share; all None or empty where none is shared.
+
+    `leading`: whether this process is the one that writes; `leader`: the instance that is.
+    `proven`: the newest generation of which the proxy itself has shown that it is applied, None
+    where it cannot be asked; `unproven`: why the newest one is not, "" when it is.
+    """
+
+    leading: bool | None = None
+    leader: str = ""
+    proven: int | None = None
+    unproven: str = ""
 
 
 # --- what is said about it --------------------------------------------------------------------
+
+
+QUARANTINED = "quarantined"
+"""The code of the problem that an app is kept back on a target, since that refuses its config."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

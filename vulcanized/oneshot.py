@@ -14,7 +14,7 @@ from vulcanized.metrics import Metrics
 from vulcanized.model import Problem
 from vulcanized.reconciler import Reconciler, Snapshot, Stream
 from vulcanized.settings import Settings
-from vulcanized.status import quarantined_on
+from vulcanized.status import problems_on
 
 SPEAK_SECONDS = 30.0
 """A one-shot command waits this long for every source to speak."""
@@ -32,12 +32,12 @@ USAGE = SettingsError.exit_code
 class Looked:
     """What a one-shot command saw: everything built once.
 
-    `quarantined`: what was applied without these.
+    `refused`: what targets said of single apps.
     """
 
     parts: Parts
     snapshot: Snapshot
-    quarantined: tuple[Problem, ...] = ()
+    refused: tuple[Problem, ...] = ()
 
 
 def look(settings: Settings) -> Looked:
@@ -98,8 +98,8 @@ def run_once(settings: Settings) -> Looked:
         _settle(runtime, failed)
         if _await_confirmation(runtime, failed):
             _settle(runtime, failed)
-        quarantined = tuple(quarantined_on(runtime.targets()))
-        return Looked(runtime.parts, runtime.reconciler.snapshot(), quarantined)
+        refused = tuple(problems_on(runtime.targets()))
+        return Looked(runtime.parts, runtime.reconciler.snapshot(), refused)
     finally:
         runtime.stop(stop_proxies=False)
 

@@ -48,12 +48,16 @@ from vulcanized.settings_types import (
     PlainName,
     Seconds,
     Selector,
+    VulcandPrefix,
     listed,
 )
 
 DEFAULT_PATH: Final = Path("/etc/vulcanized/vulcanized.toml")
 ENVIRONMENT_PREFIX: Final = "VULCANIZED_"
 _DELIMITER: Final = "__"
+
+_STATE: Final = Path("/var/lib/vulcanized")
+"""What is remembered stands here if no target has a directory: systemd's for our unit."""
 
 _WRITABLE: Final = re.compile(r"/[A-Za-z0-9/_.+@=~-]{0,250}")
 
@@ -182,19 +186,39 @@ class HaproxySettings(_Section):
         return self
 
 
+class VulcandSettings(_Section):
+    """A tree of vulcand, in the etcd of `[etcd]`, that all its balancers read.
+
+    `prefix` is vulcand's `-etcdKey`. Of all daemons with the same `leader` one writes, under a
+    lease of `lease` seconds; its name also begins all ids. `probe`: where vulcands answer requests,
+    to prove what they have applied.
+    """
+
+    kind: Literal["vulcand"] = "vulcand"
+    name: PlainName = "vulcand"
+    prefix: VulcandPrefix = "vulcand"
+    leader: Annotated[PlainName, Field(max_length=32)] = "vulcanized"
+    lease: Annotated[int, Field(ge=5, le=60)] = 10
+    probe: Listed[Address] = ()
+    strict: bool = False
+
+
 def _kind(target: object) -> object:
     return target.get("kind") if isinstance(target, dict) else getattr(target, "kind", None)
 
 
 # One more target is one more line here: `| Annotated[NginxSettings, Tag("nginx")]`.
+AnyTarget = HaproxySettings | VulcandSettings
 TargetSettings = Annotated[
-    Annotated[HaproxySettings, Tag("haproxy")],
+    Annotated[HaproxySettings, Tag("haproxy")] | Annotated[VulcandSettings, Tag("vulcand")],
     Discriminator(_kind),
 ]
 
 
-def _shared(target: HaproxySettings, addresses: Iterable[Endpoint]) -> str:
+def _shared(target: AnyTarget, addresses: Iterable[Endpoint]) -> str:
     """The first of these addresses that a target listens on too, "" if there is none."""
+    if isinstance(target, VulcandSettings):
+        return ""
     taken = target.listen + target.listen_tls
     return next((str(one) for one in addresses if any(_same(one, each) for each in taken)), "")
 
@@ -211,26 +235,40 @@ def _same(one: Endpoint, other: Endpoint) -> bool:
     )
 
 
-def _apart(targets: tuple[HaproxySettings, ...]) -> tuple[HaproxySettings, ...]:
+def _apart(targets: tuple[AnyTarget, ...]) -> tuple[AnyTarget, ...]:
     for index, target in enumerate(targets):
         for other in targets[:index]:
             if target.name == other.name:
                 raise ValueError(f"two are named {target.name!r}; give each a name of its own")
-            if target.directory == other.directory:
-                raise ValueError(
-                    f"{other.name!r} and {target.name!r} share the directory {target.directory};"
-                    " give each its own"
-                )
-            if target.master_socket == other.master_socket:
-                raise ValueError(
-                    f"{other.name!r} and {target.name!r} share the master_socket"
-                    f" {target.master_socket}; give each its own"
-                )
-            if both := _shared(other, target.listen + target.listen_tls):
-                raise ValueError(
-                    f"{other.name!r} and {target.name!r} both listen on {both}; give each its own"
-                )
+            if isinstance(target, HaproxySettings) and isinstance(other, HaproxySettings):
+                _files_apart(other, target)
+            if isinstance(target, VulcandSettings) and isinstance(other, VulcandSettings):
+                _trees_apart(other, target)
     return targets
+
+
+def _files_apart(one: HaproxySettings, other: HaproxySettings) -> None:
+    both = f"{one.name!r} and {other.name!r}"
+    if one.directory == other.directory:
+        raise ValueError(f"{both} share the directory {other.directory}; give each its own")
+    if one.master_socket == other.master_socket:
+        raise ValueError(f"{both} share the master_socket {other.master_socket}; give each its own")
+    if address := _shared(one, other.listen + other.listen_tls):
+        raise ValueError(f"{both} both listen on {address}; give each its own")
+
+
+def _trees_apart(one: VulcandSettings, other: VulcandSettings) -> None:
+    both = f"{one.name!r} and {other.name!r}"
+    if one.leader == other.leader:
+        raise ValueError(f"{both} have the leader {other.leader!r}; give each its own")
+    if one.prefix == other.prefix:
+        return
+    short, long = sorted((one.prefix, other.prefix), key=len)
+    if long.startswith(short):
+        raise ValueError(
+            f"{both}: the prefix {long!r} begins with {short!r}, so vulcand would take the keys of"
+            " one for the other's; choose another"
+        )
 
 
 class AdminSettings(_Section):
@@ -289,10 +327,29 @@ class Settings(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _tree_has_an_etcd(self) -> Self:
+        for target in self.targets:
+            if not isinstance(target, VulcandSettings):
+                continue
+            if self.etcd is None:
+                raise ValueError(
+                    f"{target.name!r} writes to the etcd of [etcd], and there is none; add [etcd]"
+                )
+            if self.etcd.prefix.startswith(target.prefix):
+                raise ValueError(
+                    f"etcd.prefix {self.etcd.prefix!r} begins with {target.prefix!r}, the prefix of"
+                    f" {target.name!r}, so vulcand would take its keys for its own; choose another"
+                )
+        return self
+
     @property
     def state(self) -> Path:
         """The directory that remembers the last good configs over a restart."""
-        return self.sync.state or self.targets[0].directory / "state"
+        if self.sync.state is not None:
+            return self.sync.state
+        folders = (each.directory for each in self.targets if isinstance(each, HaproxySettings))
+        return next((folder / "state" for folder in folders), _STATE)
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> Self:

@@ -22,6 +22,7 @@ _LABEL_NAME: Final = re.compile(
     r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
 _SELECTOR: Final = re.compile(r"[A-Za-z0-9_./=!,() -]*")
+_VULCAND_PREFIX: Final = re.compile(r"/?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
@@ -132,3 +133,10 @@ PlainName = Annotated[
 Selector = Annotated[str, _matching(_SELECTOR, "a label selector such as team=shop,tier!=db")]
 EtcdUrl = Annotated[str, AfterValidator(_endpoint_url)]
 EtcdPrefix = Annotated[str, AfterValidator(_prefix)]
+VulcandPrefix = Annotated[
+    str,
+    _matching(
+        _VULCAND_PREFIX,
+        "vulcand's -etcdKey, such as vulcand: letters, digits, ._- and / in between",
+    ),
+]

@@ -69,7 +69,14 @@ class Slot:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._change: Change | None = None
+        self._rung = False
         self._closed = False
+
+    def ring(self) -> None:
+        """Have the target called though there is no change: it has heard something itself."""
+        with self._condition:
+            self._rung = True
+            self._condition.notify()
 
     def offer(self, change: Change) -> None:
         """Merge a change in; never waits for the target."""
@@ -89,10 +96,11 @@ class Slot:
         return self._closed
 
     def take(self, timeout: float | None) -> Change | None:
-        """Wait up to `timeout` seconds (None: until something comes); None: nothing, or closed."""
+        """Wait up to `timeout` seconds (None: for ever); None: nothing came, rung, or closed."""
         with self._condition:
-            if self._change is None and not self._closed:
+            if self._change is None and not (self._rung or self._closed):
                 self._condition.wait(timeout)
+            self._rung = False
             taken, self._change = self._change, None
             return taken
 

@@ -35,9 +35,9 @@ def status_document(
     controllers: Mapping[Any, Iterable[Controller]],
 ) -> Json:
     """The whole document. `controllers` by AppId, for the wanted number of pods."""
-    quarantined: dict[AppId, list[Problem]] = defaultdict(list)
-    for problem in quarantined_on(targets):
-        quarantined[problem.app].append(problem)
+    problems: dict[AppId, list[Problem]] = defaultdict(list)
+    for problem in problems_on(targets):
+        problems[problem.app].append(problem)
     return {
         "instance": instance,
         "version": version,
@@ -47,15 +47,15 @@ def status_document(
         "sources": [source_document(state) for state in sources],
         "targets": [target_document(state) for state in targets],
         "apps": [
-            app_document(built, controllers.get(app, ()), quarantined.get(app, ()))
+            app_document(built, controllers.get(app, ()), problems.get(app, ()))
             for app, built in sorted(snapshot.apps.items())
         ],
     }
 
 
-def quarantined_on(targets: Iterable[RunnerState]) -> list[Problem]:
-    """The apps that targets keep back."""
-    return [problem for state in targets for problem in state.quarantined]
+def problems_on(targets: Iterable[RunnerState]) -> list[Problem]:
+    """What is wrong with single apps on single targets."""
+    return [problem for state in targets for problem in state.problems]
 
 
 def is_ready(synced: bool, targets: Sequence[RunnerState]) -> bool:
@@ -80,7 +80,11 @@ def source_document(state: SourceState) -> Json:
 
 
 def target_document(state: RunnerState) -> Json:
-    """One target; `generation` is in effect, `wanted` the newest it was given."""
+    """One target; `generation` is in effect, `wanted` the newest it was given.
+
+    `leading` and `leader`: who writes what several daemons share, null and "" where nothing is.
+    `proven`: the generation that the proxy itself has shown, null where it cannot be asked.
+    """
     return {
         "name": state.name,
         "kind": state.kind,
@@ -94,6 +98,10 @@ def target_document(state: RunnerState) -> Json:
         "quarantined": [
             {"app": str(problem.app), "reason": problem.message} for problem in state.quarantined
         ],
+        "leading": state.standing.leading,
+        "leader": state.standing.leader,
+        "proven": state.standing.proven,
+        "unproven": state.standing.unproven,
     }
 
 

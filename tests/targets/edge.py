@@ -241,7 +241,7 @@ class Edge:
     @property
     def held(self) -> dict[str, str]:
         """The apps that are quarantined, by name, each with the message."""
-        return {problem.app.name: problem.message for problem in self.target.quarantined()}
+        return {problem.app.name: problem.message for problem in self.target.problems()}
 
     # --- what runs ---------------------------------------------------------------------------
 

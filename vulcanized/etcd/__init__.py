@@ -14,6 +14,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from vulcanized.etcd.client import EtcdClient, connect
 from vulcanized.etcd.leases import Held, Leadership, Lease, acquire
 from vulcanized.etcd.values import (
+    MAX_OPERATIONS,
+    MAX_TRANSACTION_BYTES,
     Batch,
     Compare,
     Delete,
@@ -26,6 +28,8 @@ from vulcanized.etcd.values import (
 from vulcanized.etcd.watch import Watch
 
 __all__ = [
+    "MAX_OPERATIONS",
+    "MAX_TRANSACTION_BYTES",
     "Batch",
     "Compare",
     "Delete",

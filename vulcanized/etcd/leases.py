@@ -170,6 +170,7 @@ class Leadership:
     """Tries to hold a key for as long as it runs, and takes it again when it was lost.
 
     `run` is a thread's work. `fence` is what this process writes with while it leads, else None.
+    `leader` is what stands in the key: who led when it was looked at last, b"" for nobody.
     `changed` is called in that thread after each change of it.
     """
 
@@ -183,6 +184,8 @@ class Leadership:
         clock: Clock = time.monotonic,
     ) -> None:
         self.key: Final = key
+        self.leader = b""
+        self._value = value
         self._clock = clock
         self._look_at = 0.0
         self._client = client
@@ -200,7 +203,9 @@ class Leadership:
         """Campaign and lead until `stop` is set; then let the next one lead at once."""
         while not stop.is_set():
             try:
-                if self._client.get(self.key, stop) is None:
+                found = self._client.get(self.key, stop)
+                self.leader = b"" if found is None else found.value
+                if found is None:
                     self._lead(self._acquire(stop=stop), stop)
                     continue
             except Conflict:
@@ -212,7 +217,7 @@ class Leadership:
     def _lead(self, held: Held, stop: threading.Event) -> None:
         log.info("leading", key=self.key)
         with held:
-            self._held = held
+            self._held, self.leader = held, self._value
             self._changed()
             while not stop.is_set() and not held.lost.wait(_SLICE) and self._is_ours(held, stop):
                 pass

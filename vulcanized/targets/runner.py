@@ -10,13 +10,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
 from vulcanized.errors import TargetError
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
+from vulcanized.model import (
+    QUARANTINED,
+    AppId,
+    Applied,
+    Change,
+    DesiredApp,
+    Outcome,
+    Problem,
+    Standing,
+)
 from vulcanized.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -31,8 +40,8 @@ class Target(Protocol):
 
     `apply` merges a change into what it already holds (None: only what was due), and either
     returns what it did or raises TargetError, after which the same change may be handed in again.
-    `quarantined` tells the apps that it keeps back since their own config is refused; the rest is
-    in effect, and they do not hold up the generation.
+    `problems` tells what is wrong with single apps here: those of code QUARANTINED are kept back
+    since their own config is refused; the rest is in effect, and they hold up no generation.
     """
 
     @property
@@ -42,9 +51,10 @@ class Target(Protocol):
     @property
     def capabilities(self) -> frozenset[str]: ...
     def apply(self, change: Change | None, now: float) -> Applied: ...
-    def quarantined(self) -> tuple[Problem, ...]: ...
+    def problems(self) -> tuple[Problem, ...]: ...
+    def standing(self) -> Standing: ...
     def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]: ...
-    def actual(self) -> Mapping[str, str]: ...
+    def actual(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]: ...
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None: ...
     def close(self, *, stop_proxy: bool) -> None: ...
 
@@ -74,7 +84,13 @@ class RunnerState:
     outcomes: Mapping[str, int]
     reloads: Mapping[str, int]
     failures: int
-    quarantined: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    standing: Standing = field(default_factory=Standing)
+
+    @property
+    def quarantined(self) -> tuple[Problem, ...]:
+        """The apps that are kept back."""
+        return tuple(problem for problem in self.problems if problem.code == QUARANTINED)
 
 
 class Runner:
@@ -105,7 +121,7 @@ class Runner:
         self._outcomes: Counter[str] = Counter()
         self._reloads: Counter[str] = Counter()
         self._waiting: list[tuple[int, float]] = []
-        self._quarantined: tuple[Problem, ...] = ()
+        self._problems: tuple[Problem, ...] = ()
 
     def state(self) -> RunnerState:
         """What this target has done so far; a copy."""
@@ -121,7 +137,8 @@ class Runner:
                 dict(self._outcomes),
                 dict(self._reloads),
                 self._failures,
-                self._quarantined,
+                self._problems,
+                self._target.standing(),
             )
 
     def run(self) -> None:
@@ -145,7 +162,7 @@ class Runner:
             try:
                 applied = self._target.apply(pending, started)
             finally:
-                self._quarantined = self._target.quarantined()
+                self._problems = self._target.problems()
         except TargetError as error:
             self._fail(type(error).__name__, str(error), error.exit_code)
         except Exception as error:
@@ -172,7 +189,8 @@ class Runner:
             recovered, self._error, self._row = bool(self._error), "", 0
             self._exit_code = 0
             self._in_effect = applied.generation
-            self._applied_once = self._applied_once or applied.generation > 0
+            seen = applied.generation > 0 or applied.standby
+            self._applied_once = self._applied_once or seen
             self._outcomes[applied.outcome.value] += 1
             if applied.outcome is Outcome.RELOADED:
                 self._reloads[applied.cause] += 1

@@ -25,7 +25,16 @@ from vulcanized.errors import (
     TargetError,
     TemplateFailed,
 )
-from vulcanized.model import AppId, Applied, Change, DesiredApp, Outcome, Problem
+from vulcanized.model import (
+    QUARANTINED,
+    AppId,
+    Applied,
+    Change,
+    DesiredApp,
+    Outcome,
+    Problem,
+    Standing,
+)
 from vulcanized.settings import HaproxySettings
 from vulcanized.slot import Clock, HoldOff
 from vulcanized.targets.haproxy import judge, plan, process, words
@@ -50,10 +59,14 @@ CAPABILITIES: Final = frozenset(
         "protocol.http",
         "protocol.https",
         "balance",
-        "timeouts",
+        "timeouts.connect",
+        "timeouts.server",
+        "timeouts.queue",
+        "timeouts.tunnel",
         "retries",
         "health_check",
-        "max_connections",
+        "max_connections.server",
+        "max_connections.app",
         "maintenance",
     }
 )
@@ -140,7 +153,7 @@ class HaproxyTarget:
         parts = {app: config.part(desired, None) for app, desired in apps.items()}
         return config.files(parts, plan.tables_of(parts.values()))
 
-    def actual(self) -> Mapping[str, str]:
+    def actual(self, apps: Mapping[AppId, DesiredApp] | None = None) -> Mapping[str, str]:
         """The files that stand there now."""
         return self._folder.read(FILES)
 
@@ -170,7 +183,7 @@ class HaproxyTarget:
     def apply(self, change: Change | None, now: float) -> Applied:
         """Bring HAProxy in step with all changes up to this one; see `Target` in the runner.
 
-        What is wrong with single apps is to be seen in `quarantined`; what fails for all of them
+        What is wrong with single apps is to be seen in `problems`; what fails for all of them
         is raised when all the rest is done.
         """
         with self._lock:
@@ -189,7 +202,11 @@ class HaproxyTarget:
                 raise broken.with_traceback(None)
             return applied
 
-    def quarantined(self) -> tuple[Problem, ...]:
+    def standing(self) -> Standing:
+        """One daemon drives one HAProxy: nothing is shared."""
+        return Standing()
+
+    def problems(self) -> tuple[Problem, ...]:
         """The apps whose own config is refused, each with why and what goes on of it."""
         return self._told
 
@@ -204,7 +221,7 @@ class HaproxyTarget:
             goes_on = app in shown and shown[app].pools
             state = "its last good config stays" if goes_on else "it is not routed"
             text = f"{reason}; {state} on target {self.name} until its config or template changes"
-            told.append(Problem(app, "quarantined", text, target=self.name))
+            told.append(Problem(app, QUARANTINED, text, target=self.name))
         before = {problem.app: problem for problem in self._told}
         self._told = tuple(told)
         for problem in told:

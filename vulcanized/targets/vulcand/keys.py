@@ -1,0 +1,147 @@
+"""The keys of vulcand's tree: which are ours, and ids of which none begins another. Pure.
+
+vulcand reads the servers of a backend by the string that its key begins with, so those of
+`app-green` are also read into `app`. An id of ours ends with the third of its separators, and a
+separator occurs nowhere else: no id can be the beginning of another one.
+
+Whether an object is ours is told by its id, which begins with the owner (the name of the fleet's
+leadership): a value that somebody has broken does not hide it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from vulcanized.model import ANY_VERSION, AppId, Route
+
+_SEPARATOR: Final = "__"
+_READABLE: Final = 40
+"""Characters of a host that an id shows."""
+
+MIXED: Final = "_mixed"
+NOTHING: Final = "_none"
+_ANY: Final = "_any"
+"""Backends that are of no single version. What a version is written as never begins with `_`."""
+
+ALTERNATE: Final = "_again"
+"""Behind the version of a backend that stands in while the right one is made anew."""
+
+_PROOF: Final = "_proof"
+_NOWHERE: Final = "_nowhere"
+
+MIDDLEWARES: Final = "vulcanized-"
+"""What ids of our middlewares begin with; others of our frontends were put there by people."""
+
+
+class Place(NamedTuple):
+    """Where a key stands: `kind` "backends" or "frontends", the object's id, and what of it.
+
+    `part` is "" for the object itself, else the id of the server or middleware.
+    """
+
+    kind: str
+    id: str
+    part: str
+
+
+class Keys:
+    """The keys below one prefix, and the ids of one owner."""
+
+    def __init__(self, prefix: str, owner: str) -> None:
+        self.prefix: Final = prefix
+        self.owner: Final = owner
+        self._own: Final = escaped(owner) + _SEPARATOR
+        kinds = r"(backends)/([^/]+)/(?:backend|servers/([^/]+))"
+        others = r"(frontends)/([^/]+)/(?:frontend|middlewares/([^/]+))"
+        self._backend = re.compile(f"{re.escape(prefix)}/{kinds}").fullmatch
+        self._frontend = re.compile(f"{re.escape(prefix)}/{others}").fullmatch
+
+    # --- ids ---
+
+    def owns(self, id_: str) -> bool:
+        """Whether a backend or frontend of this id is ours."""
+        return id_.startswith(self._own)
+
+    def beginnings_of_ours(self, ids: Iterable[str]) -> list[str]:
+        """Those with which all of our ids begin: vulcand would read our servers into them."""
+        return sorted(id_ for id_ in ids if id_ and self._own.startswith(id_))
+
+    def backend_id(self, app: AppId, version: str) -> str:
+        """The backend of one version; `ANY_VERSION`, `MIXED` and `NOTHING` are of the whole app."""
+        if version == ANY_VERSION:
+            version = _ANY
+        elif version not in {MIXED, NOTHING}:
+            version = escaped(version)
+        words = (escaped(app.namespace), escaped(app.name), version, "")
+        return self._own + _SEPARATOR.join(words)
+
+    def alternate(self, backend_id: str) -> str:
+        """What stands in for a backend while it is made anew; no app's id."""
+        return backend_id.removesuffix(_SEPARATOR) + ALTERNATE + _SEPARATOR
+
+    def is_alternate(self, id_: str) -> bool:
+        """Whether it stands in for another one."""
+        return self.owns(id_) and id_.endswith(ALTERNATE + _SEPARATOR)
+
+    def frontend_id(self, route: Route, pinned: str = "") -> str:
+        """The frontend of a route, the same whichever app has it: one that moves is one put.
+
+        `pinned`: the version to which it leads those who ask for it.
+        """
+        words = f"{route.host}\0{route.kind.value}\0{route.path}\0{pinned}"
+        digest = hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
+        host = re.sub(r"[^a-z0-9]", "-", route.host)[:_READABLE]
+        return f"{self._own}{host}{_SEPARATOR}{digest}{_SEPARATOR}"
+
+    @property
+    def proof_id(self) -> str:
+        """The frontend, and its backend, that show what has been applied."""
+        return f"{self._own}{_PROOF}{_SEPARATOR}"
+
+    @property
+    def nowhere_id(self) -> str:
+        """The backend of frontends that answer by themselves; it has no servers."""
+        return f"{self._own}{_NOWHERE}{_SEPARATOR}"
+
+    # --- keys ---
+
+    def backend(self, id_: str) -> str:
+        """The key of a backend."""
+        return f"{self.prefix}/backends/{id_}/backend"
+
+    def server(self, backend_id: str, id_: str) -> str:
+        """The key of a server."""
+        return f"{self.prefix}/backends/{backend_id}/servers/{id_}"
+
+    def frontend(self, id_: str) -> str:
+        """The key of a frontend."""
+        return f"{self.prefix}/frontends/{id_}/frontend"
+
+    def middleware(self, frontend_id: str, id_: str) -> str:
+        """The key of a middleware."""
+        return f"{self.prefix}/frontends/{frontend_id}/middlewares/{id_}"
+
+    def is_vulcands(self, key: str) -> bool:
+        """Whether it is a listener or a host: vulcand's, and none of our business."""
+        return key.startswith((f"{self.prefix}/listeners/", f"{self.prefix}/hosts/"))
+
+    def place(self, key: str) -> Place | None:
+        """Where a key stands; None for all that vulcand does not take for a backend or frontend."""
+        match = self._backend(key) or self._frontend(key)
+        return None if match is None else Place(match[1], match[2], match[3] or "")
+
+
+def escaped(text: str) -> str:
+    """A name in letters, digits, `-` and `_`, which is never followed by another one.
+
+    For the names of Kubernetes (letters, digits and `-._`); different ones stay different.
+    """
+    return text.replace("_", "_u").replace(".", "_d")
+
+
+def server_id(name: str) -> str:
+    """A server's id. Its name ends with a mark of its own, so that dots need not be told apart."""
+    return name.replace(".", "-")

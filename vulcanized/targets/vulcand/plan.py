@@ -1,0 +1,248 @@
+"""What must be written to turn the tree into what it should be, in an order that vulcand survives.
+
+Pure. vulcand works through events one by one, drops one that names something that is not there yet,
+and never tries it again. So:
+
+* a backend comes before its servers, these before the frontend that uses them, that before its
+  middlewares; they go the other way round, and nothing goes before all that comes;
+* a frontend that is made anew gets all its middlewares again, and a backend all its servers:
+  vulcand has forgotten them with it, also where their keys stand still;
+* a backend that somebody deleted under its frontends goes on living in vulcand without its key,
+  and no server that comes or goes later is seen. Its frontends are led to a copy, then back to it;
+* a backend is not deleted while any frontend names it, whosever that is.
+
+A frontend and its middlewares are written in one transaction. A put of a frontend is made only if
+nobody else has changed it since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from vulcanized.etcd import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Compare, Delete, Operation, Put
+from vulcanized.targets.vulcand.keys import MIDDLEWARES, Keys
+from vulcanized.targets.vulcand.parts import BackendObject, FrontendObject
+from vulcanized.targets.vulcand.tree import Node, Tree
+
+_NO_BACKEND: Final = Node()
+
+
+class Group(NamedTuple):
+    """Operations that stand in one transaction, and what must hold for it."""
+
+    operations: tuple[Operation, ...]
+    compares: tuple[Compare, ...] = ()
+
+
+@dataclass(slots=True)
+class Wanted:
+    """All objects that there should be, by their ids, and foreign ones whose place they take."""
+
+    backends: dict[str, BackendObject] = field(default_factory=dict)
+    frontends: dict[str, FrontendObject] = field(default_factory=dict)
+    adopted_frontends: set[str] = field(default_factory=set)
+    adopted_backends: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """The ids to look at; whatever is not in it is as it should be."""
+
+    backends: Set[str]
+    frontends: Set[str]
+
+
+def plan(wanted: Wanted, tree: Tree, touched: Touched) -> tuple[Group, ...]:
+    """The groups to write, in their order. Nothing when all that is touched is as it should be."""
+    lost = {id_ for id_ in tree.lost if id_ in wanted.backends and tree.users.get(id_)}
+    backends = sorted(touched.backends | lost)
+    frontends = sorted(touched.frontends)
+    rebound = {user for id_ in lost for user in tree.users[id_]} & wanted.frontends.keys()
+    rebound = {user for user in rebound if wanted.frontends[user].backend in lost}
+    coming = [
+        *_copies(wanted, tree, lost, rebound),
+        *_coming_backends(wanted, tree, backends),
+        *_coming_frontends(wanted, tree, sorted({*frontends, *rebound}), rebound),
+    ]
+    going = list(_going_frontends(wanted, tree, frontends))
+    gone = {key for group in going for key in _deleted(group)}
+    going += _going_backends(wanted, tree, backends, gone)
+    going += _going_copies(wanted, tree.keys, lost)
+    return tuple(group for group in (*coming, *going) if group.operations)
+
+
+def transactions(groups: Iterable[Group]) -> Iterator[Group]:
+    """Put groups together into as few transactions as etcd takes, in their order.
+
+    Each has room for one more compare (the leader's), at most `MAX_OPERATIONS` of each,
+    `MAX_TRANSACTION_BYTES`, and no key twice. A group is never cut, unless it alone is too large.
+    """
+    operations: list[Operation] = []
+    compares: list[Compare] = []
+    keys: set[str] = set()
+    size = 0
+    for group in (part for group in groups for part in _cut(group)):
+        weight = sum(map(_weight, group.operations))
+        if operations and (
+            len(operations) + len(group.operations) > MAX_OPERATIONS
+            or len(compares) + len(group.compares) > MAX_OPERATIONS - 1
+            or size + weight > MAX_TRANSACTION_BYTES
+            or not keys.isdisjoint(operation.key for operation in group.operations)
+        ):
+            yield Group(tuple(operations), tuple(compares))
+            operations, compares, keys, size = [], [], set(), 0
+        operations += group.operations
+        compares += group.compares
+        keys.update(operation.key for operation in group.operations)
+        size += weight
+    if operations:
+        yield Group(tuple(operations), tuple(compares))
+
+
+def _cut(group: Group) -> Iterator[Group]:
+    for start in range(0, len(group.operations), MAX_OPERATIONS):
+        part = group.operations[start : start + MAX_OPERATIONS]
+        yield Group(part, group.compares if start == 0 else ())
+
+
+def _weight(operation: Operation) -> int:
+    return len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
+
+
+# --- what comes -------------------------------------------------------------------------------
+
+
+def _coming_backends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator[Group]:
+    """Backends, then servers: one by one, so that they may be put together as they fit."""
+    keys, servers = tree.keys, []
+    for id_ in ids:
+        backend = wanted.backends.get(id_)
+        if backend is None:
+            continue
+        node = tree.backends.get(id_, _NO_BACKEND)
+        anew = node.own is None
+        if node.own is None or node.own.value != backend.value:
+            yield Group((Put(keys.backend(id_), backend.value),))
+        servers += [
+            Group((Put(keys.server(id_, name), value),))
+            for name, value in backend.servers.items()
+            if anew or _value(node, name) != value
+        ]
+    yield from servers
+
+
+def _coming_frontends(
+    wanted: Wanted, tree: Tree, ids: Iterable[str], rebound: Set[str]
+) -> Iterator[Group]:
+    keys = tree.keys
+    for id_ in ids:
+        frontend = wanted.frontends.get(id_)
+        if frontend is None:
+            continue
+        node = tree.frontends.get(id_, _NO_BACKEND)
+        operations: list[Operation] = []
+        compares: tuple[Compare, ...] = ()
+        if node.own is None or node.own.value != frontend.value or id_ in rebound:
+            operations.append(Put(keys.frontend(id_), frontend.value))
+            if id_ not in rebound:
+                revision = node.own.revision if node.own is not None else 0
+                compares = (Compare(keys.frontend(id_), revision),)
+        for name, value in frontend.middlewares.items():
+            if node.own is None or _value(node, name) != value:
+                operations.append(Put(keys.middleware(id_, name), value))
+        for name, entry in node.parts.items():
+            if name in frontend.middlewares:
+                continue
+            if name.startswith(MIDDLEWARES):
+                operations.append(Delete(keys.middleware(id_, name)))
+            elif node.own is None:
+                # Somebody's own: with its frontend vulcand has lost it.
+                operations.append(Put(keys.middleware(id_, name), entry.value))
+        yield Group(tuple(operations), compares)
+
+
+def _copies(wanted: Wanted, tree: Tree, lost: Iterable[str], rebound: Set[str]) -> Iterator[Group]:
+    """Copies of lost backends, and their frontends led there."""
+    keys = tree.keys
+    for id_ in sorted(lost):
+        backend, copy = wanted.backends[id_], keys.alternate(id_)
+        yield Group(
+            (
+                Put(keys.backend(copy), backend.value),
+                *(Put(keys.server(copy, name), value) for name, value in backend.servers.items()),
+            )
+        )
+        for user in sorted(rebound):
+            frontend = wanted.frontends[user]
+            if frontend.backend == id_:
+                value = frontend.value.replace(_named(id_), _named(copy), 1)
+                yield Group((Put(keys.frontend(user), value),))
+
+
+def _going_copies(wanted: Wanted, keys: Keys, lost: Iterable[str]) -> Iterator[Group]:
+    for id_ in sorted(lost):
+        copy = keys.alternate(id_)
+        for name in wanted.backends[id_].servers:
+            yield Group((Delete(keys.server(copy, name)),))
+        yield Group((Delete(keys.backend(copy)),))
+
+
+def _named(backend_id: str) -> bytes:
+    return f'"BackendId":"{backend_id}"'.encode()
+
+
+def _value(node: Node, part: str) -> bytes | None:
+    entry = node.parts.get(part)
+    return None if entry is None else entry.value
+
+
+# --- what goes --------------------------------------------------------------------------------
+
+
+def _going_frontends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator[Group]:
+    keys = tree.keys
+    for id_ in ids:
+        node = tree.frontends.get(id_)
+        ours = keys.owns(id_) or id_ in wanted.adopted_frontends
+        if node is None or id_ in wanted.frontends or not ours:
+            continue
+        middlewares = [Delete(keys.middleware(id_, name)) for name in sorted(node.parts)]
+        own = [] if node.own is None else [Delete(keys.frontend(id_))]
+        yield Group((*middlewares, *own))
+
+
+def _going_backends(
+    wanted: Wanted, tree: Tree, ids: Iterable[str], gone: Set[str]
+) -> Iterator[Group]:
+    keys = tree.keys
+    whole: list[Group] = []
+    for id_ in ids:
+        node = tree.backends.get(id_)
+        if node is None:
+            continue
+        backend = wanted.backends.get(id_)
+        if backend is not None:
+            for name in sorted(node.parts):
+                if name not in backend.servers:
+                    yield Group((Delete(keys.server(id_, name)),))
+        elif keys.owns(id_) or id_ in wanted.adopted_backends:
+            if any(_uses(wanted, tree, user, id_, gone) for user in tree.users.get(id_, ())):
+                continue
+            whole += [Group((Delete(keys.server(id_, name)),)) for name in sorted(node.parts)]
+            if node.own is not None:
+                whole.append(Group((Delete(keys.backend(id_)),)))
+    yield from whole
+
+
+def _uses(wanted: Wanted, tree: Tree, user: str, backend: str, gone: Set[str]) -> bool:
+    """Whether a frontend will still name a backend when all that comes has been written."""
+    if tree.keys.frontend(user) in gone:
+        return False
+    frontend = wanted.frontends.get(user)
+    return frontend is None or frontend.backend == backend
+
+
+def _deleted(group: Group) -> Iterator[str]:
+    return (operation.key for operation in group.operations if isinstance(operation, Delete))

@@ -1,0 +1,455 @@
+"""The vulcand target: writes what `plan` decides, if it is the one that may.
+
+Every daemon with the same leader key follows the tree and knows what it should hold; the elected one
+writes, each transaction only while the key is still its own. The others say whether the tree is as
+they would have it, and take over where the leader left off.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import structlog
+
+from vulcanized.errors import (
+    Conflict,
+    LeaseLost,
+    ProxyUnreachable,
+    Rejected,
+    SourceError,
+)
+from vulcanized.etcd import Compare, EtcdClient, Leadership, Put
+from vulcanized.model import (
+    QUARANTINED,
+    AppId,
+    Applied,
+    Change,
+    DesiredApp,
+    Outcome,
+    Problem,
+    Standing,
+)
+from vulcanized.settings import VulcandSettings
+from vulcanized.slot import Clock
+from vulcanized.targets.vulcand.desired import Desired
+from vulcanized.targets.vulcand.follow import Follower
+from vulcanized.targets.vulcand.keys import Keys
+from vulcanized.targets.vulcand.parts import PROOF, proof, word_of
+from vulcanized.targets.vulcand.plan import Group, Touched, plan, transactions
+from vulcanized.targets.vulcand.proof import Prover
+from vulcanized.targets.vulcand.routes import overlaps
+from vulcanized.targets.vulcand.tree import Tree
+
+log = structlog.get_logger(__name__)
+
+CAPABILITIES: Final = frozenset(
+    {
+        "hosts",
+        "paths",
+        "port",
+        "protocol.https",
+        "timeouts.connect",
+        "timeouts.server",
+        "retries",
+        "max_connections.app",
+        "max_body_size",
+        "keep_alive",
+        "canary_match.header",
+        "canary_match.cookie",
+        "maintenance",
+    }
+)
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks though nothing was told: threads that ended, a leadership."""
+STANDBY_EVERY: Final = 1.0
+"""Seconds between two comparisons of a standby: what it would write is the leader's to write."""
+AGAIN: Final = 0.05
+"""Seconds until what somebody else changed in between is known and planned anew."""
+CLOSE_SECONDS: Final = 2.0
+MANY: Final = 1000
+"""Objects from which on a standby compares them no more often than that."""
+_MOST_TOLD: Final = 3
+_MOST_WORDS: Final = 100
+
+
+class VulcandTarget:
+    """One vulcand tree in etcd. `apply` and `close` may be called from different threads.
+
+    `wake` is called when something is to be done though no change came. Nothing is read before the
+    first `apply`, `actual` or `verify`.
+    """
+
+    def __init__(
+        self,
+        settings: VulcandSettings,
+        client: EtcdClient,
+        *,
+        etcd_prefix: str,
+        instance: str,
+        wake: Callable[[], None],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._wake = wake
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._keys = Keys(settings.prefix, settings.leader)
+        leader_key = f"{etcd_prefix}/leader/{settings.leader}"
+        self._mark = leader_key
+        self._tree = Tree(self._keys)
+        self._desired = Desired(self._keys, self._mark)
+        self._follower = Follower(client, self._tree, wake, clock=clock)
+        self._leadership = Leadership(
+            client, leader_key, instance.encode(), settings.lease, wake, clock
+        )
+        self._probed = f"{settings.leader.lower()}.proof.vulcanized.invalid"
+        self._prover = Prover(settings.probe, self._probed, wake, clock)
+        self._threads: dict[str, threading.Thread] = {}
+        self._backends: set[str] = set()
+        self._frontends: set[str] = set()
+        self._generation = self._in_effect = 0
+        self._words: dict[str, int] = {}
+        self._proven = 0
+        self._word = self._unproven = ""
+        self._foreign: dict[str, str] = {}
+        self._held: dict[str, str] = {}
+        self._problems: tuple[Problem, ...] = ()
+        self._look_at = 0.0
+        self._begun = False
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def kind(self) -> str:
+        return "vulcand"
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The app config fields that this target puts into effect."""
+        return CAPABILITIES
+
+    # --- commands that look, and change nothing ------------------------------------------------
+
+    def rendered(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
+        """The keys for these apps with their values. Raises Rejected."""
+        desired = self._made_of(apps)
+        return _shown(_flat(desired, self._keys))
+
+    def actual(self, apps: Mapping[AppId, DesiredApp]) -> Mapping[str, str]:
+        """The keys that stand there now: ours, and those of others that these apps adopt.
+
+        Raises ProxyUnreachable.
+        """
+        tree = self._read()
+        adopt = [desired.policies.adopt for desired in apps.values()]
+        frontends = {id_ for one in adopt for id_ in one.frontends}
+        backends = {id_ for one in adopt for id_ in one.backends}
+        return _shown(tree.owned(frontends, backends))
+
+    def verify(self, apps: Mapping[AppId, DesiredApp]) -> None:
+        """Look for what is in the way of these apps. Raises Rejected, ProxyUnreachable."""
+        desired = self._made_of(apps)
+        refused = {str(app): why for app, why in desired.refused.items()}
+        foreign = self._read().foreign_routes()
+        for id_ in desired.wanted.frontends:
+            if why := _in_the_way(desired, id_, foreign):
+                refused.setdefault(str(desired.app_of(id_)), why)
+        if refused:
+            raise Rejected("; ".join(f"app {app}: {why}" for app, why in sorted(refused.items())))
+
+    def _made_of(self, apps: Mapping[AppId, DesiredApp]) -> Desired:
+        desired = Desired(self._keys, self._mark)
+        desired.merge(apps, complete=True)
+        return desired
+
+    def _read(self) -> Tree:
+        tree = Tree(self._keys)
+        try:
+            listing = self._client.list_prefix(self._keys.prefix, stop=self._stop)
+        except SourceError as error:
+            raise ProxyUnreachable(str(error)) from error
+        tree.list(listing.items, listing.revision)
+        return tree
+
+    # --- apply ---------------------------------------------------------------------------------
+
+    def apply(self, change: Change | None, now: float) -> Applied:
+        """Bring the tree in step with all changes up to this one; see `Target` in the runner."""
+        with self._lock:
+            self._begin()
+            if change is not None:
+                self._generation = change.generation
+                backends, frontends = self._desired.merge(change.apps, complete=change.complete)
+                self._backends |= backends
+                self._frontends |= frontends
+            if self._follower.error or not self._tree.listed:
+                reason = self._follower.error or "it is read anew"
+                raise ProxyUnreachable(
+                    f"nothing is written to vulcand's tree, which goes on as it is: {reason}"
+                )
+            if not self._generation:
+                return Applied(Outcome.UNCHANGED, 0)
+            return self._bring(now)
+
+    def _begin(self) -> None:
+        """Start the threads; one that has ended by a fault of ours is started again."""
+        if not self._begun:
+            self._begun = True
+            # Whatever is there and is not wanted is ours to look at, once.
+            self._frontends |= {self._keys.proof_id}
+            self._backends |= {self._keys.nowhere_id}
+        work: dict[str, Callable[[threading.Event], None]] = {
+            "tree": self._follower.run,
+            "leadership": self._leadership.run,
+        }
+        if self._settings.probe:
+            work["proof"] = self._prover.run
+        for name, run in work.items():
+            thread = self._threads.get(name)
+            if self._stop.is_set() or (thread is not None and thread.is_alive()):
+                continue
+            if thread is not None:
+                log.error("a thread ended; started again", target=self.name, thread=name)
+            thread = threading.Thread(
+                target=run, args=(self._stop,), name=f"{self.name} {name}", daemon=True
+            )
+            self._threads[name] = thread
+            thread.start()
+
+    def _bring(self, now: float) -> Applied:
+        fence = self._leadership.fence
+        touched = len(self._backends) + len(self._frontends)
+        if fence is None and now < self._look_at and touched > MANY:
+            return self._applied(Outcome.UNCHANGED, self._look_at, standby=True)
+        with self._tree.lock:
+            groups = self._plan(leading=fence is not None)
+        if fence is None:
+            self._look_at = now + STANDBY_EVERY
+            if not groups:
+                self._arrive()
+            due = self._look_at if groups else now + LOOK_EVERY
+            return self._applied(Outcome.UNCHANGED, due, standby=True)
+        if groups:
+            try:
+                self._write(groups, fence)
+            except Conflict as error:
+                # Either another leads, or somebody changed a frontend: the watch tells of both.
+                log.warning("not written", target=self.name, reason=str(error))
+                return self._applied(Outcome.UNCHANGED, self._clock() + AGAIN)
+            except (SourceError, LeaseLost) as error:
+                # Some of it may have been made: only a list can tell.
+                self._follower.list_anew()
+                raise ProxyUnreachable(
+                    f"writing vulcand's tree failed; nothing more is written until it is read "
+                    f"again: {error}"
+                ) from error
+        self._arrive()
+        outcome = Outcome.UPDATED if groups else Outcome.UNCHANGED
+        return self._applied(outcome, self._clock() + LOOK_EVERY)
+
+    def _plan(self, *, leading: bool) -> tuple[Group, ...]:
+        """What is to be written now, under the tree's lock. What it looked at stays touched."""
+        tree, wanted = self._tree, self._desired.wanted
+        self._backends |= tree.dirty_backends
+        self._frontends |= tree.dirty_frontends
+        tree.dirty_backends, tree.dirty_frontends = set(), set()
+        asked = self._frontends
+        if tree.foreign_changed:
+            tree.foreign_changed = False
+            self._foreign = tree.foreign_routes()
+            asked = asked | wanted.frontends.keys()
+            # What was refused may be possible now.
+            self._frontends |= self._held.keys()
+            self._see_neighbours()
+        self._look_for_others(asked)
+        proof_id = self._keys.proof_id
+        groups = plan(
+            wanted,
+            tree,
+            Touched(self._backends, self._frontends - self._held.keys() - {proof_id}),
+        )
+        if self._settings.probe and (groups or proof_id in self._frontends or not self._word):
+            if leading:
+                self._word = f"{self._generation}-{secrets.token_hex(4)}"
+                word = self._word
+            else:
+                word = self._word_there()
+            # The last of all: who sees it knows that the others have been seen.
+            wanted.frontends[proof_id] = proof(self._keys, self._probed, word, self._mark)
+            groups += plan(wanted, tree, Touched(set(), {proof_id}))
+        elif not self._settings.probe:
+            groups += plan(wanted, tree, Touched(set(), self._frontends & {proof_id}))
+        return groups
+
+    def _write(self, groups: Iterable[Group], fence: Compare) -> None:
+        """Write in as many transactions as it takes; the tree knows of each that was made."""
+        for group in transactions(groups):
+            revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
+            with self._tree.lock:
+                for operation in group.operations:
+                    if isinstance(operation, Put):
+                        self._tree.wrote(operation.key, operation.value, revision)
+                    else:
+                        self._tree.wrote(operation.key, None, revision)
+
+    def _arrive(self) -> None:
+        """The tree is as it should be, as far as it was looked at."""
+        self._backends, self._frontends = set(), set()
+        self._tree.lost.clear()
+        self._in_effect = self._generation
+        if self._settings.probe:
+            word = self._word_there()
+            if word:
+                self._words[word] = self._in_effect
+                for old in list(self._words)[:-_MOST_WORDS]:
+                    del self._words[old]
+                self._prover.want(word)
+
+    def _word_there(self) -> str:
+        """The word that stands in the tree, "" for none."""
+        entry = self._tree.entry(self._keys.middleware(self._keys.proof_id, PROOF))
+        return "" if entry is None else word_of(entry.value)
+
+    def _applied(self, outcome: Outcome, due: float, *, standby: bool = False) -> Applied:
+        self._tell()
+        proven = self._words.get(self._prover.proven, 0)
+        if proven > self._proven:
+            self._proven = proven
+            log.info("proven", target=self.name, generation=proven)
+        reason = self._prover.reason if self._settings.probe else ""
+        if reason != self._unproven and reason.startswith("vulcand at"):
+            log.warning("unproven", target=self.name, reason=reason)
+        self._unproven = reason
+        return Applied(outcome, self._in_effect, due, standby=standby)
+
+    # --- other people's objects ----------------------------------------------------------------
+
+    def _see_neighbours(self) -> None:
+        """Backends of other people that would be given our servers when vulcand starts again."""
+        ours = any(map(self._keys.owns, self._tree.backends))
+        if beginnings := self._keys.beginnings_of_ours(self._tree.backends):
+            text = (
+                f"backend {beginnings[0]!r} is somebody else's, and its id is what all ids of "
+                f"{self._settings.leader!r} begin with: at its next start vulcand would give it "
+                "their servers; rename it, or set another `leader`"
+            )
+            if not ours:
+                raise Rejected(text)
+            log.error("a dangerous neighbour", target=self.name, reason=text)
+
+    def _look_for_others(self, frontends: Iterable[str]) -> None:
+        """Hold back frontends, not there yet, that would be in the way of other people's."""
+        for id_ in frontends:
+            self._held.pop(id_, None)
+            node = self._tree.frontends.get(id_)
+            if node is None or node.own is None:
+                if why := _in_the_way(self._desired, id_, self._foreign):
+                    self._held[id_] = why
+
+    # --- what is said of apps ------------------------------------------------------------------
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with single apps: refused, in somebody's way, weights not reached."""
+        return self._problems
+
+    def standing(self) -> Standing:
+        """Who leads, and what is proven."""
+        leader = self._leadership.leader.decode(errors="replace")
+        if not self._settings.probe:
+            return Standing(self._leadership.fence is not None, leader)
+        reason = self._unproven if self._proven < self._in_effect else ""
+        return Standing(self._leadership.fence is not None, leader, self._proven, reason)
+
+    def _tell(self) -> None:
+        """Say what is new since the last call, and what is over."""
+        refused = {
+            app: f"vulcand cannot do it: {why}" for app, why in self._desired.refused.items()
+        }
+        for id_, why in self._held.items():
+            if (app := self._desired.app_of(id_)) is not None:
+                refused.setdefault(app, why)
+        told = [
+            Problem(
+                app,
+                QUARANTINED,
+                f"{why}; it stays as it was on target {self.name} until that is mended",
+                target=self.name,
+            )
+            for app, why in refused.items()
+        ]
+        told += [
+            Problem(
+                app,
+                "weights_rounded",
+                f"vulcand has no weights, only servers: {mix.in_words()}; more pods come nearer",
+                target=self.name,
+            )
+            for app, mix in self._desired.rounded.items()
+        ]
+        if set(told) == set(self._problems):
+            return
+        before = {problem.app: problem for problem in self._problems}
+        self._problems = tuple(sorted(told))
+        for problem in self._problems:
+            if problem != before.pop(problem.app, None):
+                fields = {"target": self.name, "app": str(problem.app)}
+                log.warning(problem.code, **fields, reason=problem.message)
+        for app in before:
+            log.info("released", target=self.name, app=str(app))
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def close(self, *, stop_proxy: bool) -> None:
+        """End the threads, and let another daemon lead. The tree stays as it is."""
+        del stop_proxy
+        self._stop.set()
+        self._prover.close()
+        deadline = self._clock() + CLOSE_SECONDS
+        for thread in self._threads.values():
+            thread.join(max(0.0, deadline - self._clock()))
+
+
+def _in_the_way(desired: Desired, frontend: str, foreign: Mapping[str, str]) -> str:
+    """Why a frontend cannot be written beside those of other people; "": it can."""
+    claim = desired.claim(frontend)
+    if claim is None or not foreign:
+        return ""
+    adopted = desired.wanted.adopted_frontends
+    found = sorted(
+        id_
+        for id_, text in foreign.items()
+        if id_ not in adopted and overlaps(claim.route, claim.text, text)
+    )
+    if not found:
+        return ""
+    names = ", ".join(found[:_MOST_TOLD]) + (", ..." if len(found) > _MOST_TOLD else "")
+    return (
+        f"frontend {names} of vulcand, which is not ours, takes requests of "
+        f"{claim.route.host}{claim.route.path}: write "
+        f'"adopt": {{"frontends": ["{found[0]}"]}} to take its place, or remove one of the two'
+    )
+
+
+def _flat(desired: Desired, keys: Keys) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for id_, backend in desired.wanted.backends.items():
+        found[keys.backend(id_)] = backend.value
+        found |= {keys.server(id_, name): value for name, value in backend.servers.items()}
+    for id_, frontend in desired.wanted.frontends.items():
+        found[keys.frontend(id_)] = frontend.value
+        found |= {keys.middleware(id_, name): v for name, v in frontend.middlewares.items()}
+    return found
+
+
+def _shown(keys: Mapping[str, bytes]) -> dict[str, str]:
+    """Keys and values as text, each value a line."""
+    return {key: value.decode(errors="backslashreplace") + "\n" for key, value in keys.items()}

@@ -1,0 +1,225 @@
+"""What stands in etcd below the prefix: the newest that is known of it. For several threads.
+
+A thread of the target's lists and watches; what the target itself has written is known at once. Of
+two words about one key the one with the higher revision counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+
+from vulcanized.etcd import Event, KeyValue
+from vulcanized.targets.vulcand.keys import Keys, Place
+
+MOST_STRANGE: Final = 1000
+
+Values = dict[str, bytes]
+"""Values by their keys."""
+
+
+class Entry(NamedTuple):
+    """A value, and the revision at which it was written."""
+
+    value: bytes
+    revision: int
+
+
+@dataclass(slots=True)
+class Node:
+    """A backend with its servers, or a frontend with its middlewares. `own` None: it is not there.
+
+    `reference`: of a frontend the backend that it names, "" if that cannot be read.
+    """
+
+    own: Entry | None = None
+    parts: dict[str, Entry] = field(default_factory=dict)
+    reference: str = ""
+    route: str = ""
+
+
+class _Frontend(msgspec.Struct):
+    BackendId: str = ""
+    Route: str = ""
+
+
+_DECODER = msgspec.json.Decoder(_Frontend)
+
+
+class Tree:
+    """All backends and frontends by their ids, foreign ones too. Its owner holds `lock`.
+
+    `dirty_*` are the ids of which something was changed by somebody else since they were taken.
+    `lost`: backends that were deleted while vulcand may have had frontends on them: it goes on with
+    what it had, and follows no more (see `plan`).
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self.lock = threading.Lock()
+        self.keys = keys
+        self.backends: dict[str, Node] = {}
+        self.frontends: dict[str, Node] = {}
+        self.users: dict[str, set[str]] = {}
+        self.strange: set[str] = set()
+        self.revision = 0
+        self.listed = False
+        self.dirty_backends: set[str] = set()
+        self.dirty_frontends: set[str] = set()
+        self.lost: set[str] = set()
+        self.foreign_changed = False
+
+    @property
+    def dirty(self) -> bool:
+        """Whether somebody else has changed something since it was last taken."""
+        return bool(self.dirty_backends or self.dirty_frontends or self.foreign_changed)
+
+    # --- what others tell ---
+
+    def list(self, items: Iterable[KeyValue], revision: int) -> None:
+        """Take over all there is, as it was at a revision."""
+        seen: set[str] = set()
+        for item in items:
+            seen.add(item.key)
+            self._put(item.key, item.value, item.mod_revision, ours=False)
+        for key in [key for key, entry in self._entries() if key not in seen]:
+            self._delete(key, revision, ours=False)
+        self.strange &= seen
+        self.revision = max(self.revision, revision)
+        self.listed = True
+
+    def event(self, event: Event) -> None:
+        """Take over one change."""
+        if event.value is None:
+            self._delete(event.key, event.mod_revision, ours=False)
+        else:
+            self._put(event.key, event.value, event.mod_revision, ours=False)
+        self.revision = max(self.revision, event.mod_revision)
+
+    # --- what we wrote ---
+
+    def wrote(self, key: str, value: bytes | None, revision: int) -> None:
+        """A key was put by us, or deleted."""
+        if value is None:
+            self._delete(key, revision, ours=True)
+        else:
+            self._put(key, value, revision, ours=True)
+        self.revision = max(self.revision, revision)
+
+    # --- questions ---
+
+    def entry(self, key: str) -> Entry | None:
+        """A key as it is known."""
+        place = self.keys.place(key)
+        node = None if place is None else self._node(place)
+        if place is None or node is None:
+            return None
+        return node.parts.get(place.part) if place.part else node.own
+
+    def foreign_routes(self) -> dict[str, str]:
+        """The frontends of other people by their ids: the text of their routes."""
+        return {
+            id_: node.route
+            for id_, node in self.frontends.items()
+            if node.own is not None and not self.keys.owns(id_)
+        }
+
+    def owned(self, frontends: Set[str] = frozenset(), backends: Set[str] = frozenset()) -> Values:
+        """All keys of our objects with their values, and of these of other people."""
+        others = {"frontends": frontends, "backends": backends}
+        return {
+            key: entry.value
+            for key, entry in self._entries()
+            if (place := self.keys.place(key)) is not None
+            and (self.keys.owns(place.id) or place.id in others[place.kind])
+        }
+
+    # --- parts ---
+
+    def _entries(self) -> Iterable[tuple[str, Entry]]:
+        keys = self.keys
+        for id_, node in self.backends.items():
+            if node.own is not None:
+                yield keys.backend(id_), node.own
+            for part, entry in node.parts.items():
+                yield keys.server(id_, part), entry
+        for id_, node in self.frontends.items():
+            if node.own is not None:
+                yield keys.frontend(id_), node.own
+            for part, entry in node.parts.items():
+                yield keys.middleware(id_, part), entry
+
+    def _node(self, place: Place, *, make: bool = False) -> Node | None:
+        nodes = self.backends if place.kind == "backends" else self.frontends
+        return nodes.setdefault(place.id, Node()) if make else nodes.get(place.id)
+
+    def _put(self, key: str, value: bytes, revision: int, *, ours: bool) -> None:
+        place = self.keys.place(key)
+        if place is None:
+            if not self.keys.is_vulcands(key) and len(self.strange) < MOST_STRANGE:
+                self.strange.add(key)
+            return
+        node = self._node(place, make=True)
+        assert node is not None  # noqa: S101 - it was made
+        known = node.parts.get(place.part) if place.part else node.own
+        if known is not None and known.revision >= revision:
+            return
+        entry = Entry(value, revision)
+        if place.part:
+            node.parts[place.part] = entry
+        else:
+            node.own = entry
+            if place.kind == "frontends":
+                self._refer(place.id, node, value)
+        if not ours:
+            self._mark(place)
+
+    def _delete(self, key: str, revision: int, *, ours: bool) -> None:
+        place = self.keys.place(key)
+        if place is None:
+            self.strange.discard(key)
+            return
+        node = self._node(place)
+        known = None if node is None else node.parts.get(place.part) if place.part else node.own
+        if node is None or known is None or known.revision >= revision:
+            return
+        if place.part:
+            del node.parts[place.part]
+        else:
+            node.own = None
+            if place.kind == "frontends":
+                self._refer(place.id, node, b"")
+            elif not ours and self.keys.owns(place.id) and self.users.get(place.id):
+                self.lost.add(place.id)
+        if node.own is None and not node.parts:
+            nodes = self.backends if place.kind == "backends" else self.frontends
+            del nodes[place.id]
+        if not ours:
+            self._mark(place)
+
+    def _refer(self, id_: str, node: Node, value: bytes) -> None:
+        """Keep the index of who uses a backend."""
+        if node.reference:
+            users = self.users.get(node.reference, set())
+            users.discard(id_)
+            if not users:
+                self.users.pop(node.reference, None)
+        node.reference = node.route = ""
+        try:
+            frontend = _DECODER.decode(value) if value else _Frontend()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        node.reference, node.route = frontend.BackendId, frontend.Route
+        if node.reference:
+            self.users.setdefault(node.reference, set()).add(id_)
+
+    def _mark(self, place: Place) -> None:
+        if not self.keys.owns(place.id):
+            self.foreign_changed = True
+        elif place.kind == "backends":
+            self.dirty_backends.add(place.id)
+        else:
+            self.dirty_frontends.add(place.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import itertools
 import json
@@ -55,6 +56,18 @@ class Stage:
 
     def delete(self, key: str) -> None:
         self.etcd.delete(f"{self.prefix}/{key}")
+
+    def put_at_once(self, *keys: tuple[str, object], lease: str = "0") -> None:
+        """Write several keys as JSON in one transaction, in that order."""
+        puts = [
+            {
+                "key": base64.b64encode(f"{self.prefix}/{key}".encode()).decode(),
+                "value": base64.b64encode(json.dumps(value).encode()).decode(),
+                "lease": lease,
+            }
+            for key, value in keys
+        ]
+        self.etcd.call("kv/txn", {"success": [{"request_put": put} for put in puts]})
 
     def backend(self, name: str, **settings: Any) -> None:
         self.put(f"backends/{name}/backend", {"Type": "http", "Settings": settings})

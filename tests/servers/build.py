@@ -70,7 +70,16 @@ KUBERNETES = GoModule(
     f" -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=36",
 )
 
-MODULES = (KUBERNETES,)
+# Not a program of ours: the folder's Go file only names it, so that go.sum covers it.
+VULCAND = GoModule(
+    folder=_HERE / "vulcand",
+    title="vulcand",
+    programs=("vulcand",),
+    go=(1, 19),
+    package="github.com/vulcand/vulcand",
+)
+
+MODULES = (KUBERNETES, VULCAND)
 
 
 def cache_folder() -> Path:

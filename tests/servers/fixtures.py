@@ -4,29 +4,36 @@
 |---|---|---|
 | `etcd_server` | session | a running `Etcd`, for all tests |
 | `control_plane` | session | a running `ControlPlane`, for all tests |
+| `vulcand_server` | module | a running `Vulcand`, on `etcd_server` with a prefix of its own |
 | `namespace` | function | the name of a new namespace on it |
 | `node_agent` | function | the session's `NodeAgent` on it; told behaviours end with the test |
-| `new_etcd`, `new_control_plane` | function | make your own, to kill: called as the class is |
+| `new_etcd`, `new_control_plane`, | function | make your own, to kill: called as the class is |
+| `new_vulcand` | | |
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn, Protocol
 
 import pytest
 
-from tests.servers.build import KUBERNETES, ensure
+from tests.servers.build import KUBERNETES, VULCAND, ensure
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
 from tests.servers.nodeagent import NodeAgent
 from tests.servers.programs import ServerMissing
+from tests.servers.vulcand import Vulcand
 
-_BUILT = {"control_plane", "new_control_plane"}
+_BUILT = {
+    KUBERNETES: {"control_plane", "new_control_plane"},
+    VULCAND: {"vulcand_server", "new_vulcand"},
+}
 
 
 def servers_required() -> bool:
@@ -50,14 +57,27 @@ class NewControlPlane(Protocol):
     def __call__(self, **options: Any) -> ControlPlane: ...
 
 
+class NewVulcand(Protocol):
+    def __call__(
+        self,
+        etcd: str | Sequence[str],
+        prefix: str = "vulcand",
+        *,
+        wait: bool = True,
+        **options: Any,
+    ) -> Vulcand: ...
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the control plane before the first test: minutes, when cold, that no test's time-out
-    has room for. What cannot be built is told by the tests that want it."""
+    """Build what the tests want before the first of them: minutes, when cold, that no test's
+    time-out has room for. What cannot be built is told by the tests that want it."""
     if session.config.option.collectonly:
         return
-    if any(_BUILT.intersection(getattr(item, "fixturenames", ())) for item in session.items):
-        with contextlib.suppress(ServerMissing):
-            ensure(KUBERNETES, progress=lambda line: print(line, file=sys.__stderr__, flush=True))
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for module, fixtures in _BUILT.items():
+        if fixtures & wanted:
+            with contextlib.suppress(ServerMissing):
+                ensure(module, progress=lambda line: print(line, file=sys.__stderr__, flush=True))
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +126,40 @@ def new_control_plane() -> Iterator[NewControlPlane]:
                 return stack.enter_context(ControlPlane(**options))
             except ServerMissing as reason:
                 missing(reason)
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def vulcand_server(etcd_server: Etcd) -> Iterator[Vulcand]:
+    """One vulcand for the tests of a module, on the session's etcd under a prefix of its own."""
+    prefix = f"v{secrets.token_hex(4)}"
+    try:
+        vulcand = Vulcand(etcd_server.endpoint, prefix)
+    except ServerMissing as reason:
+        missing(reason)
+    with vulcand:
+        yield vulcand
+    etcd_server.delete_prefix(f"{prefix}/")
+
+
+@pytest.fixture
+def new_vulcand() -> Iterator[NewVulcand]:
+    """Start a vulcand of one's own, with `Vulcand`'s options; removed after the test.
+
+    With `wait=False` it is started and not awaited: it may not become ready, or end.
+    """
+    with ExitStack() as stack:
+
+        def start(
+            etcd: str | Sequence[str], prefix: str = "vulcand", *, wait: bool = True, **options: Any
+        ) -> Vulcand:
+            try:
+                vulcand = Vulcand(etcd, prefix, **options)
+            except ServerMissing as reason:
+                missing(reason)
+            stack.callback(vulcand.close)
+            return vulcand.start(wait=wait)
 
         yield start
 

@@ -30,7 +30,8 @@ class Vulcanized:
     """A daemon with its settings in `folder`: HAProxy as its child on a free port.
 
     `sides` are the TOML sections of the cluster and the store, such as `[kubernetes]` and `[etcd]`;
-    `target` are further lines of the target; `program` is what is started in place of `vulcanized`.
+    `target` are further lines of the target, `targets` other `[[targets]]` in its place; `program`
+    is what is started in place of `vulcanized`.
     Whoever uses it ends it: it is a context manager.
     """
 
@@ -40,6 +41,7 @@ class Vulcanized:
         sides: str,
         *,
         target: str = "start = true",
+        targets: str = "",
         port: int | None = None,
         more: str = "",
         environment: Mapping[str, str] | None = None,
@@ -56,9 +58,7 @@ class Vulcanized:
         self.config = folder / "vulcanized.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(exist_ok=True)
-        self.config.write_text(
-            f"""{sides}
-
+        edge = f"""
 [[targets]]
 kind = "haproxy"
 name = "edge"
@@ -66,6 +66,11 @@ directory = "{self.directory}"
 listen = ["127.0.0.1:{self.port}"]
 master_socket = "{self.master_socket}"
 {target}
+"""
+        self.config.write_text(
+            f"""{sides}
+
+{targets or edge}
 
 [admin]
 listen = "127.0.0.1:{self.admin_port}"

@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from vulcanized.activation import activation_text, parse_activation
 from vulcanized.appconfig import AppConfig, app_schema, parse_app_config
 from vulcanized.errors import Invalid
-from vulcanized.model import Balance, HealthCheck, PathKind, Protocol, Route, Share, Timeouts
+from vulcanized.model import (
+    Adoption,
+    Balance,
+    HealthCheck,
+    KeepAlive,
+    PathKind,
+    Pin,
+    PinKind,
+    Protocol,
+    Route,
+    Share,
+    Timeouts,
+)
 
 FULL: dict[str, Any] = {
     "hosts": ["Shop.Example.com.", "*.example.org"],
@@ -44,6 +56,8 @@ FULL: dict[str, Any] = {
     "error_pages": {"503": "<h1>back soon</h1>"},
     "maintenance": True,
     "canary_match": {"header": "X-Version"},
+    "keep_alive": {"connections": 64, "period": "15s"},
+    "adopt": {"frontends": ["old-shop"], "backends": ["shop.blue"]},
     "template": "special",
 }  # fmt: skip
 
@@ -51,7 +65,17 @@ FULL: dict[str, Any] = {
 def test_every_field_of_the_design_is_accepted_and_counted_as_in_use() -> None:
     assert FULL.keys() == AppConfig.model_fields.keys()
     spec = parse_app_config(json.dumps(FULL), "here")
-    assert spec.features == (FULL.keys() - {"protocol"}) | {"protocol.https"}
+    whole = FULL.keys() - {"protocol", "adopt", "timeouts", "max_connections", "canary_match"}
+    assert spec.features == whole | {
+        "protocol.https",
+        "timeouts.connect",
+        "timeouts.server",
+        "timeouts.queue",
+        "timeouts.tunnel",
+        "max_connections.server",
+        "max_connections.app",
+        "canary_match.header",
+    }
     assert spec.routes == tuple(
         sorted(
             Route(host, kind, path)
@@ -71,6 +95,10 @@ def test_every_field_of_the_design_is_accepted_and_counted_as_in_use() -> None:
     assert policies.timeouts == Timeouts(0.5, 30.0, 2.0, 3600.0)
     assert policies.health_check == HealthCheck("/health", 9999, 5.0, 2.0, 2, 3, 200, 200)
     assert (policies.max_connections_server, policies.max_connections_app) == (10, 100)
+    assert policies.max_body_size == 10 << 20
+    assert policies.keep_alive == KeepAlive(64, 15.0)
+    assert policies.pin == Pin(PinKind.HEADER, "X-Version")
+    assert policies.adopt == Adoption(("old-shop",), ("shop.blue",))
 
 
 def test_an_empty_config_uses_no_feature() -> None:

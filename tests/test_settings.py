@@ -11,7 +11,7 @@ import pytest
 
 from vulcanized.errors import SettingsError
 from vulcanized.model import Endpoint
-from vulcanized.settings import Settings
+from vulcanized.settings import HaproxySettings, Settings
 
 FILES = "[directory]\n"
 LIVE = "[kubernetes]\n[etcd]\n"
@@ -91,7 +91,7 @@ def test_everything_that_the_design_names_is_read(tmp_path: Path) -> None:
     assert settings.directory is None
     assert settings.sync.ceiling == 1.0
     assert settings.state == tmp_path / "memory"
-    target = settings.targets[0]
+    target = edge(settings)
     assert target.listen == (Endpoint("0.0.0.0", 80), Endpoint("::", 80), Endpoint("*", 8080))
     assert [str(one) for one in target.listen] == ["0.0.0.0:80", "[::]:80", "*:8080"]
     assert target.master_socket == Path("/run/haproxy/master.sock")
@@ -99,6 +99,13 @@ def test_everything_that_the_design_names_is_read(tmp_path: Path) -> None:
     assert settings.admin.listen == Endpoint("::1", 9000)
     assert settings.deployer is not None
     assert settings.deployer.keep_previous == 0
+
+
+def edge(settings: Settings) -> HaproxySettings:
+    """The first target, which is an HAProxy."""
+    target = settings.targets[0]
+    assert isinstance(target, HaproxySettings)
+    return target
 
 
 def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert (settings.sync.hold_off, settings.sync.ceiling, settings.sync.resync) == (0.05, 0.5, 300)
     assert settings.guard.max_removed == 0.5
     assert settings.targets[0].name == "haproxy"
-    assert settings.targets[0].master_socket == tmp_path / "edge/master.sock"
+    assert edge(settings).master_socket == tmp_path / "edge/master.sock"
     assert settings.admin.listen == Endpoint("127.0.0.1", 9642)
     assert (settings.log.format, settings.log.level) == ("auto", "info")
 
@@ -175,9 +182,9 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.kubernetes is not None
     assert settings.kubernetes.namespaces == ("b", "c")
     assert settings.sync.hold_off == 0.2
-    assert settings.targets[0].start
-    assert settings.targets[0].listen == (Endpoint("*", 8080), Endpoint("*", 8081))
-    assert settings.targets[0].directory == tmp_path / "edge"
+    assert edge(settings).start
+    assert edge(settings).listen == (Endpoint("*", 8080), Endpoint("*", 8081))
+    assert edge(settings).directory == tmp_path / "edge"
 
 
 def test_an_entry_can_be_added_to_the_targets_by_environment(tmp_path: Path) -> None:
@@ -203,7 +210,7 @@ def test_a_container_without_a_file_is_set_up_by_environment_alone() -> None:
         },
     )
     assert settings.kubernetes is not None
-    assert settings.targets[0].directory == Path("/run/v")
+    assert edge(settings).directory == Path("/run/v")
 
 
 def test_the_settings_file_can_be_named_by_environment(tmp_path: Path) -> None:
@@ -317,5 +324,5 @@ def test_paths_are_absolute_wherever_the_file_was_named_from(
     (tmp_path / "vulcanized.toml").write_text(FILES + TARGET)
     monkeypatch.chdir(tmp_path)
     settings = Settings.load(Path("vulcanized.toml"), {})
-    assert settings.targets[0].directory == tmp_path / "edge"
+    assert edge(settings).directory == tmp_path / "edge"
     assert os.fspath(settings.state).startswith(os.fspath(tmp_path))

@@ -150,33 +150,33 @@ def _run(options: argparse.Namespace) -> int:
 def _render(options: argparse.Namespace) -> int:
     from vulcanized.oneshot import look
 
-    looked = look(_quiet(options))
-    apps = _desired(looked.snapshot.apps)
-    for target in looked.parts.targets:
-        for name, content in sorted(target.rendered(apps).items()):
-            if options.output is None:
-                print(f"# --- {target.name}: {name}")
-                sys.stdout.write(content)
-            else:
-                path = options.output / target.name / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, encoding="utf-8")
-                print(path)
-    return _tell_all(looked)
+    with look(_quiet(options)) as looked:
+        apps = _desired(looked.snapshot.apps)
+        for target in looked.parts.targets:
+            for name, content in sorted(target.rendered(apps).items()):
+                if options.output is None:
+                    print(f"# --- {target.name}: {name}")
+                    sys.stdout.write(content)
+                else:
+                    path = options.output / target.name / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(content, encoding="utf-8")
+                    print(path)
+        return _tell_all(looked)
 
 
 def _diff(options: argparse.Namespace) -> int:
     from vulcanized.oneshot import look
 
-    looked = look(_quiet(options))
-    apps = _desired(looked.snapshot.apps)
-    changed = False
-    for target in looked.parts.targets:
-        for line in _difference(target.name, target.actual(apps), target.rendered(apps)):
-            changed = True
-            sys.stdout.write(line)
-    _tell_all(looked)
-    return PROBLEMS if changed else OK
+    with look(_quiet(options)) as looked:
+        apps = _desired(looked.snapshot.apps)
+        changed = False
+        for target in looked.parts.targets:
+            for line in _difference(target.name, target.actual(apps), target.rendered(apps)):
+                changed = True
+                sys.stdout.write(line)
+        _tell_all(looked)
+        return PROBLEMS if changed else OK
 
 
 def _difference(
@@ -200,28 +200,28 @@ def _check(options: argparse.Namespace) -> int:
     from vulcanized.model import MOST_LEFT_OUT
     from vulcanized.oneshot import look
 
-    looked = look(_quiet(options))
-    apps = _desired(looked.snapshot.apps)
-    code = _tell_all(looked)
-    for state in (stream.state() for stream in looked.parts.streams):
-        if state.skipped:
-            code = max(code, PROBLEMS)
-            for each in state.left_out:
-                _say(f"source {state.name}: left out: {each}")
-            if len(state.left_out) == MOST_LEFT_OUT:
-                _say(f"source {state.name}: left out: more; mend these first")
-    for target in looked.parts.targets:
-        try:
-            target.verify(apps)
-        except VulcanizedError as error:
-            code = max(code, error.exit_code)
-            _say(f"target {target.name}: {error}")
-    routed = sum(bool(desired.routes) for desired in apps.values())
-    print(
-        f"{len(looked.snapshot.apps)} apps, {routed} routed, "
-        f"{len(looked.parts.targets)} targets: {'problems found' if code else 'no problems'}"
-    )
-    return code
+    with look(_quiet(options)) as looked:
+        apps = _desired(looked.snapshot.apps)
+        code = _tell_all(looked)
+        for state in (stream.state() for stream in looked.parts.streams):
+            if state.skipped:
+                code = max(code, PROBLEMS)
+                for each in state.left_out:
+                    _say(f"source {state.name}: left out: {each}")
+                if len(state.left_out) == MOST_LEFT_OUT:
+                    _say(f"source {state.name}: left out: more; mend these first")
+        for target in looked.parts.targets:
+            try:
+                target.verify(apps)
+            except VulcanizedError as error:
+                code = max(code, error.exit_code)
+                _say(f"target {target.name}: {error}")
+        routed = sum(bool(desired.routes) for desired in apps.values())
+        print(
+            f"{len(looked.snapshot.apps)} apps, {routed} routed, "
+            f"{len(looked.parts.targets)} targets: {'problems found' if code else 'no problems'}"
+        )
+        return code
 
 
 def _status(options: argparse.Namespace) -> int:

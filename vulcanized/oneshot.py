@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vulcanized.daemon import Parts, Runtime, assemble
@@ -40,10 +41,12 @@ class Looked:
     refused: tuple[Problem, ...] = ()
 
 
-def look(settings: Settings) -> Looked:
+@contextlib.contextmanager
+def look(settings: Settings) -> Iterator[Looked]:
     """Read all sources once and build every app, without touching a target.
 
-    Raises Unreachable when a source has not spoken within SPEAK_SECONDS, with its own error.
+    In the `with` block the targets may be asked; the sources are not followed any more. Raises
+    Unreachable when a source has not spoken within SPEAK_SECONDS, with its own error.
     """
     stop = threading.Event()
     parts = assemble(settings, stop)
@@ -57,16 +60,18 @@ def look(settings: Settings) -> Looked:
     for thread in threads:
         thread.start()
     try:
-        _await_sources(parts.streams, stop)
-        deadline = time.monotonic() + SPEAK_SECONDS
-        while not reconciler.synced and time.monotonic() < deadline:
-            stop.wait(0.005)
-        return Looked(parts, reconciler.snapshot())
+        try:
+            _await_sources(parts.streams, stop)
+            deadline = time.monotonic() + SPEAK_SECONDS
+            while not reconciler.synced and time.monotonic() < deadline:
+                stop.wait(0.005)
+        finally:
+            stop.set()
+            parts.dirty.close()
+            for thread in threads:
+                thread.join(2.0)
+        yield Looked(parts, reconciler.snapshot())
     finally:
-        stop.set()
-        parts.dirty.close()
-        for thread in threads:
-            thread.join(2.0)
         for close in (*parts.closers, memory.close):
             close()
 

@@ -29,7 +29,7 @@ from sample_pods import SamplePods
 
 from vulcanized.errors import SettingsError
 from vulcanized.model import Endpoint
-from vulcanized.settings import Settings
+from vulcanized.settings import HaproxySettings, Settings
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -90,7 +90,7 @@ def run(source: Path, work: Path, stop: threading.Event) -> int:
             return serve(settings, source, work, stop)
         finally:
             pods.close()
-            if not answers(settings.targets[0].master_socket):
+            if not answers(edge(settings).master_socket):
                 shutil.rmtree(short_folder(work), ignore_errors=True)
 
 
@@ -146,9 +146,14 @@ def short_folder(work: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"vulcanized-{os.getuid()}-{name}"
 
 
+def edge(settings: Settings) -> HaproxySettings:
+    """The HAProxy of the quick start."""
+    return next(each for each in settings.targets if isinstance(each, HaproxySettings))
+
+
 def refuse_taken_ports(settings: Settings) -> None:
     """Raises CannotRun when a port is taken, unless it is by HAProxy that a killed run left."""
-    target = settings.targets[0]
+    target = edge(settings)
     wanted = [(settings.admin.listen, "VULCANIZED_ADMIN__LISTEN")]
     if not answers(target.master_socket):
         wanted += [(address, "VULCANIZED_TARGETS__0__LISTEN") for address in target.listen]
@@ -235,7 +240,7 @@ def wait_until_ready(
 
 def instructions(settings: Settings, source: Path, work: Path) -> str:
     """What to try."""
-    port = settings.targets[0].listen[0].port
+    port = edge(settings).listen[0].port
     admin = settings.admin.listen
     folder = shown(work)
     vulcanized = shown(Path(sys.executable).parent / "vulcanized")

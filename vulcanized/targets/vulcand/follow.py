@@ -40,7 +40,7 @@ class Follower:
         clock: Clock = time.monotonic,
         uniform: Uniform = random.uniform,
     ) -> None:
-        self.error = "has not answered yet"
+        self.error = ""
         self._client = client
         self._tree = tree
         self._changed = changed
@@ -103,7 +103,7 @@ class Follower:
 
     def _well(self) -> None:
         if self.error:
-            log.info("vulcand's tree followed", prefix=self._tree.keys.prefix)
+            log.info("vulcand's tree followed again", prefix=self._tree.keys.prefix)
         self.error = ""
 
     def _failed(self, error: SourceError) -> float:

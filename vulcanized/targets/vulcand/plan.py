@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple
 
 from vulcanized.etcd import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Compare, Delete, Operation, Put
@@ -83,7 +84,7 @@ def transactions(groups: Iterable[Group]) -> Iterator[Group]:
     compares: list[Compare] = []
     keys: set[str] = set()
     size = 0
-    for group in (part for group in groups for part in _cut(group)):
+    for group in chain.from_iterable(map(_cut, groups)):
         weight = sum(map(_weight, group.operations))
         if operations and (
             len(operations) + len(group.operations) > MAX_OPERATIONS

@@ -5,12 +5,12 @@ beats a regex (the longest first), which beats a prefix (the longest first). A p
 host does not have is not the next host's.
 
 What vulcand does (vulcand/route 0.1.0): it sorts all expressions as strings, backwards, and takes
-the first that matches. Neighbours made of `Host`, `Path`, `Method` and `Header` alone are merged into
-a trie, where the order is another; anything with a `...Regexp` in it never is. An expression is read
-by Go's parser, which skips comments. So:
+the first that matches. Neighbours made of `Host`, `Path`, `Method` and `Header` alone are merged
+into a trie, where the order is another; anything with a `...Regexp` in it never is. An expression
+is read by Go's parser, which skips comments. So:
 
 1. Every expression begins with a comment of fixed width that sorts as the route should: rank of the
-   host, rank of the path, length of the path. What is behind it counts only if all of that is equal.
+   host, rank of the path, length of the path. What is behind it counts if all of that is equal.
 2. The rest is a `HostRegexp` and a `PathRegexp` with anchors, which are never merged.
 3. But "all paths of an exact host", the most common of all, is `Host(...)` alone. Such neighbours
    are merged into one trie, which holds whole names only: half a microsecond for a request among
@@ -18,8 +18,8 @@ by Go's parser, which skips comments. So:
 4. A host that has not all paths, and that a wildcard would match too, gets a last route that
    answers 404 (`not_found_text`).
 
-`/` sorts before all letters: a route of somebody else's, without a comment, is tried before ours. The
-owner's name in the comment keeps the routes of two fleets apart.
+`/` sorts before all letters: a route of somebody else's, without a comment, is tried before ours.
+The owner's name in the comment keeps the routes of two fleets apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The vulcand target: writes what `plan` decides, if it is the one that may.
 
-Every daemon with the same leader key follows the tree and knows what it should hold; the elected one
-writes, each transaction only while the key is still its own. The others say whether the tree is as
-they would have it, and take over where the leader left off.
+Every daemon with the same leader key follows the tree and knows what it should hold; the elected
+one writes, each transaction only while the key is still its own. The others say whether the tree is
+as they would have it, and take over where the leader left off.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ class VulcandTarget:
         adopt = [desired.policies.adopt for desired in apps.values()]
         frontends = {id_ for one in adopt for id_ in one.frontends}
         backends = {id_ for one in adopt for id_ in one.backends}
+        # What only proves is written by who leads, another word each time.
+        tree.frontends.pop(self._keys.proof_id, None)
         return _shown(tree.owned(frontends, backends))
 
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None:
@@ -191,13 +193,14 @@ class VulcandTarget:
                 backends, frontends = self._desired.merge(change.apps, complete=change.complete)
                 self._backends |= backends
                 self._frontends |= frontends
-            if self._follower.error or not self._tree.listed:
-                reason = self._follower.error or "it is read anew"
+            if self._follower.error:
                 raise ProxyUnreachable(
-                    f"nothing is written to vulcand's tree, which goes on as it is: {reason}"
+                    "nothing is written to vulcand's tree, which goes on as it is: "
+                    f"{self._follower.error}"
                 )
-            if not self._generation:
-                return Applied(Outcome.UNCHANGED, 0)
+            if not (self._generation and self._tree.listed):
+                # The follower wakes us when it has read the tree.
+                return self._applied(Outcome.UNCHANGED, now + LOOK_EVERY)
             return self._bring(now)
 
     def _begin(self) -> None:
@@ -259,6 +262,8 @@ class VulcandTarget:
     def _plan(self, *, leading: bool) -> tuple[Group, ...]:
         """What is to be written now, under the tree's lock. What it looked at stays touched."""
         tree, wanted = self._tree, self._desired.wanted
+        if leading:
+            self._see_drift()
         self._backends |= tree.dirty_backends
         self._frontends |= tree.dirty_frontends
         tree.dirty_backends, tree.dirty_frontends = set(), set()
@@ -271,23 +276,35 @@ class VulcandTarget:
             self._frontends |= self._held.keys()
             self._see_neighbours()
         self._look_for_others(asked)
-        proof_id = self._keys.proof_id
-        groups = plan(
-            wanted,
-            tree,
-            Touched(self._backends, self._frontends - self._held.keys() - {proof_id}),
+        frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
+        groups = plan(wanted, tree, Touched(self._backends, frontends))
+        # The last of all: who sees it knows that the others have been seen.
+        return groups + self._plan_proof(anew=bool(groups), leading=leading)
+
+    def _see_drift(self) -> None:
+        """Say what somebody else has changed that is now put back."""
+        tree = self._tree
+        changed = Touched(
+            tree.dirty_backends - self._backends,
+            tree.dirty_frontends - self._frontends - {self._keys.proof_id},
         )
-        if self._settings.probe and (groups or proof_id in self._frontends or not self._word):
-            if leading:
-                self._word = f"{self._generation}-{secrets.token_hex(4)}"
-                word = self._word
-            else:
-                word = self._word_there()
-            # The last of all: who sees it knows that the others have been seen.
-            wanted.frontends[proof_id] = proof(self._keys, self._probed, word, self._mark)
-            groups += plan(wanted, tree, Touched(set(), {proof_id}))
-        elif not self._settings.probe:
-            groups += plan(wanted, tree, Touched(set(), self._frontends & {proof_id}))
+        groups = plan(self._desired.wanted, tree, changed)
+        if groups:
+            keys = [operation.key for group in groups for operation in group.operations]
+            log.warning("drift", target=self.name, keys=len(keys), examples=keys[:_MOST_TOLD])
+
+    def _plan_proof(self, *, anew: bool, leading: bool) -> tuple[Group, ...]:
+        """The word that follows what is written. A standby wants the one that is there."""
+        wanted, id_ = self._desired.wanted, self._keys.proof_id
+        if self._settings.probe:
+            if not leading:
+                self._word = self._word_there()
+            wanted.frontends[id_] = proof(self._keys, self._probed, self._word, self._mark)
+        groups = plan(wanted, self._tree, Touched(set(), {id_}))
+        if leading and self._settings.probe and (anew or groups):
+            self._word = f"{self._generation}-{secrets.token_hex(4)}"
+            wanted.frontends[id_] = proof(self._keys, self._probed, self._word, self._mark)
+            groups = plan(wanted, self._tree, Touched(set(), {id_}))
         return groups
 
     def _write(self, groups: Iterable[Group], fence: Compare) -> None:
@@ -351,9 +368,10 @@ class VulcandTarget:
         for id_ in frontends:
             self._held.pop(id_, None)
             node = self._tree.frontends.get(id_)
-            if node is None or node.own is None:
-                if why := _in_the_way(self._desired, id_, self._foreign):
-                    self._held[id_] = why
+            if node is not None and node.own is not None:
+                continue
+            if why := _in_the_way(self._desired, id_, self._foreign):
+                self._held[id_] = why
 
     # --- what is said of apps ------------------------------------------------------------------
 
@@ -403,8 +421,9 @@ class VulcandTarget:
             if problem != before.pop(problem.app, None):
                 fields = {"target": self.name, "app": str(problem.app)}
                 log.warning(problem.code, **fields, reason=problem.message)
-        for app in before:
-            log.info("released", target=self.name, app=str(app))
+        for problem in before.values():
+            word = "released" if problem.code == QUARANTINED else "mended"
+            log.info(word, target=self.name, app=str(problem.app), code=problem.code)
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -9,15 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vulcanized.errors import Rejected
-from vulcanized.model import Adoption, AppId, DesiredApp, PathKind, Route
+from vulcanized.model import Adoption, AppId, DesiredApp, Route
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.mix import Mix
 from vulcanized.targets.vulcand.parts import Claim, Part, make_part, not_found, nowhere
 from vulcanized.targets.vulcand.plan import Wanted
-from vulcanized.targets.vulcand.routes import covering, is_whole, overlaps
-
-_GUARD = Route("", PathKind.PREFIX, "")
-"""No app can have this path: its frontend's id is that of the one that answers 404."""
+from vulcanized.targets.vulcand.routes import covering, is_whole, not_found_text, overlaps
 
 
 def _routes(part: Part) -> Iterable[Route]:
@@ -120,7 +117,7 @@ class Desired:
             hosts |= self._hosts.keys()
         changed = set()
         for host in hosts:
-            id_ = self._keys.frontend_id(Route(host, _GUARD.kind, _GUARD.path))
+            id_ = self._keys.frontend_id(host, not_found_text(host, self._keys.owner))
             counts = self._hosts.get(host)
             needed = counts is not None and not counts[True]
             if needed and any(each in self._hosts for each in covering(host)):

@@ -253,6 +253,8 @@ class Reflector(Generic[Record]):
         self._clock = clock
         self._uniform = uniform
         self._backoff = Backoff(*timing.backoff, timing.calm, uniform)
+        # Whoever says that our place is lost is there: how long it was away does not count.
+        self._relisting = Backoff(*timing.backoff, timing.calm, uniform)
         self._version: str | None = None
         self._cause = ""
         self._relists: dict[str, int] = {}
@@ -472,9 +474,11 @@ class Reflector(Generic[Record]):
 
     def _failed(self, error: SourceError) -> float:
         """Note a failure; the seconds to wait."""
+        backoff = self._backoff
         if isinstance(error, Expired):
             self._lose_place("expired")
-        pause = self._backoff.after_failure(self._clock())
+            backoff = self._relisting
+        pause = backoff.after_failure(self._clock())
         if isinstance(error, Unreachable) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, self._timing.retry_after))
         self._following, self._doubt = False, True

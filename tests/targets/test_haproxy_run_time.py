@@ -253,6 +253,14 @@ def test_hundreds_of_servers_come_and_go_at_once(edge: Edge) -> None:
     assert edge.reloads == ["start"]
 
 
+def stat(edge: Edge, name: str) -> dict[str, str]:
+    """What HAProxy counts of a server of `todo`."""
+    header, *lines = edge.command("show stat default:todo 4 -1").splitlines()
+    names = header.lstrip("# ").split(",")
+    rows = [dict(zip(names, line.split(","), strict=False)) for line in lines]
+    return next(row for row in rows if row.get("svname") == name)
+
+
 def test_a_limit_per_server_changes_at_run_time(edge: Edge) -> None:
     a = edge.pod("a")
     edge.show(app(servers=[a], policies=Policies(max_connections_server=1)))
@@ -260,12 +268,7 @@ def test_a_limit_per_server_changes_at_run_time(edge: Edge) -> None:
     edge.show(app(servers=[a], policies=Policies(max_connections_server=7)))
 
     def limit(name: str) -> str:
-        lines = edge.command("show stat default:todo 4 -1").splitlines()
-        rows = [
-            dict(zip(lines[0].lstrip("# ").split(","), line.split(","), strict=False))
-            for line in lines[1:]
-        ]
-        return next(row["slim"] for row in rows if row.get("svname") == name)
+        return stat(edge, name)["slim"]
 
     assert limit("a") == "7"
     b = edge.pod("b")
@@ -352,6 +355,17 @@ def test_no_request_fails_when_a_pod_is_gone_before_we_hear_of_it(edge: Edge) ->
         edge.pods.stop("gone")
         load.go_on(200)
     assert load.report.failed == {}
+
+
+def test_a_hash_that_leads_to_a_pod_that_is_gone_leads_on_at_once(edge: Edge) -> None:
+    """Not after three tries of the same one, a second apart."""
+    gone = edge.pod("gone")
+    edge.show(app(servers=[edge.pod("a"), gone], policies=Policies(balance=Balance.URI)))
+    edge.pods.stop("gone")
+    assert {edge.get(path=f"/{number}").pod for number in range(20)} == {"a"}
+    seen = stat(edge, "gone")
+    assert int(seen["wredis"]) > 0
+    assert int(seen["wretr"]) == 0
 
 
 def test_a_health_check_takes_a_server_out_and_back(edge: Edge) -> None:

@@ -30,7 +30,9 @@ def test_a_place_that_was_lost_while_the_server_was_away_is_found_again_soon() -
 
 
 def test_a_place_that_is_lost_over_and_over_is_looked_for_more_seldom() -> None:
-    server = Server(listed(), *[Expired("410"), listed()] * 4)
+    steps: list[bytes | SourceError | list[bytes | float | SourceError]]
+    steps = [Expired("410"), listed()] * 4
+    server = Server(listed(), *steps)
 
     server.run()
 

@@ -37,6 +37,7 @@ from vulcanized.model import (
 )
 
 HEALTH_PORT_NAME = "healthcheck"
+_EVERY_VERSION = (Share(ANY_VERSION, 1),)
 _ANNOTATION = "annotation vulcanized.io/config of"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -199,7 +200,7 @@ def build(
 
     if split is None:
         backends: tuple[Backend, ...] = (Backend(ANY_VERSION, _sorted(_all(placed))),)
-        split = (Share(ANY_VERSION, 1),)
+        split = _EVERY_VERSION
     else:
         named = {share.version for share in split}
         backends = tuple(

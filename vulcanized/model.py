@@ -11,9 +11,9 @@ times `time.monotonic()` seconds.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -152,18 +152,25 @@ class ServerState(enum.StrEnum):
     MAINT = "maint"
 
 
-class Endpoint(NamedTuple):
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     """Address and port of one pod as Kubernetes reports it. IPv6 without brackets."""
 
     address: str
     port: int
 
+    def __iter__(self) -> Iterator[Any]:
+        """Both, in the order in which sockets take them."""
+        return iter((self.address, self.port))
+
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else ":".join(map(str, self))
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Server:
+class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     """An endpoint placed in a backend.
 
     `name` is unique in its backend and changes with the pod's uid, address or port: a server is

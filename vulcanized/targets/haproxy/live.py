@@ -207,8 +207,10 @@ def limited_to(live: LiveServer, maxconn: int) -> bool:
 
 def stands_at(live: LiveServer, server: Server) -> bool:
     """Whether a running server has the wanted address, however that is written."""
-    literal, port = server.endpoint
-    return live.port == port and (live.address == literal or live.address == words.ip(literal))
+    literal = server.endpoint.address
+    return live.port == server.endpoint.port and (
+        live.address == literal or live.address == words.ip(literal)
+    )
 
 
 def shows(live: LiveServer, server: Server) -> bool:

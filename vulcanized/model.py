@@ -185,8 +185,7 @@ class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """The servers of one version of one app, sorted by name; `ANY_VERSION`: of all its versions."""
 
     version: str
@@ -283,8 +282,7 @@ class Policies:
     template: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredApp:
+class DesiredApp(msgspec.Struct, frozen=True, gc=False):
     """All that a target must show of one app.
 
     `routes` is sorted and holds only routes that this app owns; it is empty while others own all
@@ -374,8 +372,7 @@ class Problem:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True, gc=False):
     """What an app last had in effect: survives a refused config, a held activation and a restart.
 
     `config`: the text of the last app config that was accepted. `activation`: the text of the last
@@ -388,8 +385,7 @@ class Remembered:
     elsewhere: tuple[tuple[str, Document], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True, gc=False):
     """One app after `build`: what it should be, what stands in the way, what to remember.
 
     `wanted` is the activation as written ("" for none), `in_effect` the split that holds now.

@@ -39,7 +39,7 @@ from vulcanized.targets.vulcand.desired import Desired
 from vulcanized.targets.vulcand.follow import Follower
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.parts import PROOF, proof, word_of
-from vulcanized.targets.vulcand.plan import Group, Touched, plan, transactions
+from vulcanized.targets.vulcand.plan import Group, Touched, detoured, plan, transactions
 from vulcanized.targets.vulcand.proof import Prover
 from vulcanized.targets.vulcand.routes import overlaps
 from vulcanized.targets.vulcand.tree import Tree
@@ -73,6 +73,8 @@ AGAIN: Final = 0.05
 CLOSE_SECONDS: Final = 2.0
 MANY: Final = 1000
 """Objects from which on a standby compares them no more often than that."""
+DETOUR: Final = 3.0
+"""Seconds that frontends stay on the copy of a backend where no probe tells that it was seen."""
 _MOST_TOLD: Final = 3
 _MOST_WORDS: Final = 100
 
@@ -122,6 +124,7 @@ class VulcandTarget:
         self._held: dict[str, str] = {}
         self._problems: tuple[Problem, ...] = ()
         self._look_at = 0.0
+        self._detours: dict[str, float] = {}
         self._begun = False
 
     @property
@@ -234,6 +237,7 @@ class VulcandTarget:
         if fence is None and now < self._look_at and touched > MANY:
             return self._applied(Outcome.UNCHANGED, self._look_at, standby=True)
         with self._tree.lock:
+            self._end_detours(now, leading=fence is not None)
             groups = self._plan(leading=fence is not None)
         if fence is None:
             self._look_at = now + STANDBY_EVERY
@@ -257,7 +261,9 @@ class VulcandTarget:
                 ) from error
         self._arrive()
         outcome = Outcome.UPDATED if groups else Outcome.UNCHANGED
-        return self._applied(outcome, self._clock() + LOOK_EVERY)
+        now = self._clock()
+        ends = (at for at in self._detours.values() if at > now)
+        return self._applied(outcome, min((now + LOOK_EVERY, *ends)))
 
     def _plan(self, *, leading: bool) -> tuple[Group, ...]:
         """What is to be written now, under the tree's lock. What it looked at stays touched."""
@@ -276,10 +282,39 @@ class VulcandTarget:
             self._frontends |= self._held.keys()
             self._see_neighbours()
         self._look_for_others(asked)
+        if leading:
+            self._begin_detours()
+            wanted = detoured(wanted, self._keys, self._detours.keys())
+            self._backends |= {
+                self._keys.alternate(id_) for id_ in self._backends & self._detours.keys()
+            }
         frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
         groups = plan(wanted, tree, Touched(self._backends, frontends))
         # The last of all: who sees it knows that the others have been seen.
         return groups + self._plan_proof(anew=bool(groups), leading=leading)
+
+    def _begin_detours(self) -> None:
+        """Have frontends whose backend was deleted under them led to a copy of it."""
+        wanted = self._desired.wanted
+        for id_, backend in self._tree.orphans.items():
+            frontend = wanted.frontends.get(id_)
+            if frontend is None or frontend.backend != backend or backend not in wanted.backends:
+                continue
+            self._detours[backend] = self._clock() + DETOUR
+            self._backends.add(backend)
+            self._frontends |= self._tree.users.get(backend, set()) & wanted.frontends.keys()
+
+    def _end_detours(self, now: float, *, leading: bool) -> None:
+        """Have frontends led back from copies that vulcand must have seen by now."""
+        if not leading:
+            self._detours.clear()
+        seen = bool(self._settings.probe) and self._prover.proven == self._word_there()
+        for id_, at in list(self._detours.items()):
+            if seen if self._settings.probe else now >= at:
+                del self._detours[id_]
+                copy = self._keys.alternate(id_)
+                self._backends |= {id_, copy}
+                self._frontends |= self._tree.users.get(copy, set())
 
     def _see_drift(self) -> None:
         """Say what somebody else has changed that is now put back."""
@@ -321,7 +356,6 @@ class VulcandTarget:
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""
         self._backends, self._frontends = set(), set()
-        self._tree.lost.clear()
         self._in_effect = self._generation
         if self._settings.probe:
             word = self._word_there()

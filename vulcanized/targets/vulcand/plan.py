@@ -134,6 +134,12 @@ def _weight(operation: Operation) -> int:
     return len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
 
 
+def is_kept(middleware: str, value: bytes) -> bool:
+    """Whether it was put on a frontend of ours by somebody else, and may stay there."""
+    ours = not middleware or middleware.startswith(MIDDLEWARES)
+    return not ours and value.strip() != _FATAL
+
+
 # --- what comes -------------------------------------------------------------------------------
 
 
@@ -175,7 +181,7 @@ def _coming_frontends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterato
         for name, entry in node.parts.items():
             if name in frontend.middlewares:
                 continue
-            if name.startswith(MIDDLEWARES) or entry.value.strip() == _FATAL:
+            if not is_kept(name, entry.value):
                 operations.append(Delete(keys.middleware(id_, name)))
             elif node.own is None:
                 # Somebody's own: with its frontend vulcand has lost it.

@@ -6,7 +6,8 @@ and never tries it again. So:
 * a backend comes before its servers, these before the frontend that uses them, that before its
   middlewares; they go the other way round, and nothing goes before all that comes;
 * a frontend that is made anew gets all its middlewares again, and a backend all its servers:
-  vulcand has forgotten them with it, also where their keys stand still;
+  vulcand has forgotten them with it, also where their keys stand still, and where somebody has put
+  it again by now;
 * a backend that somebody deleted under its frontends goes on living in vulcand without its key,
   and no server that comes or goes later is seen. Its frontends take a detour: they are led to a
   copy, and back to it once that was seen. Not at once: of each event vulcand takes the key only,
@@ -76,10 +77,14 @@ def detoured(wanted: Wanted, keys: Keys, detours: Set[str]) -> Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """The ids to look at; whatever is not in it is as it should be."""
+    """The ids to look at; whatever is not in it is as it should be.
+
+    `reborn`: keys of those of which vulcand has forgotten all, see `Tree`.
+    """
 
     backends: Set[str]
     frontends: Set[str]
+    reborn: Set[str] = frozenset()
 
 
 def plan(wanted: Wanted, tree: Tree, touched: Touched) -> tuple[Group, ...]:
@@ -87,8 +92,8 @@ def plan(wanted: Wanted, tree: Tree, touched: Touched) -> tuple[Group, ...]:
     backends = sorted(touched.backends)
     frontends = sorted(touched.frontends)
     coming = [
-        *_coming_backends(wanted, tree, backends),
-        *_coming_frontends(wanted, tree, frontends),
+        *_coming_backends(wanted, tree, touched),
+        *_coming_frontends(wanted, tree, touched),
     ]
     going = list(_going_frontends(wanted, tree, frontends))
     gone = {key for group in going for key in _deleted(group)}
@@ -143,16 +148,16 @@ def is_kept(middleware: str, value: bytes) -> bool:
 # --- what comes -------------------------------------------------------------------------------
 
 
-def _coming_backends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator[Group]:
+def _coming_backends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[Group]:
     """Backends, then servers: one by one, so that they may be put together as they fit."""
     keys, servers = tree.keys, []
-    for id_ in ids:
+    for id_ in sorted(touched.backends):
         backend = wanted.backends.get(id_)
         if backend is None:
             continue
         node = tree.backends.get(id_, _NO_BACKEND)
-        anew = node.own is None
-        if node.own is None or node.own.value != backend.value:
+        anew = node.own is None or keys.backend(id_) in touched.reborn
+        if anew or _own(node) != backend.value:
             yield Group((Put(keys.backend(id_), backend.value),))
         servers += [
             Group((Put(keys.server(id_, name), value),))
@@ -162,28 +167,29 @@ def _coming_backends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator
     yield from servers
 
 
-def _coming_frontends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator[Group]:
+def _coming_frontends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[Group]:
     keys = tree.keys
-    for id_ in ids:
+    for id_ in sorted(touched.frontends):
         frontend = wanted.frontends.get(id_)
         if frontend is None:
             continue
         node = tree.frontends.get(id_, _NO_BACKEND)
         operations: list[Operation] = []
         compares: tuple[Compare, ...] = ()
-        if node.own is None or node.own.value != frontend.value:
+        anew = node.own is None or keys.frontend(id_) in touched.reborn
+        if anew or _own(node) != frontend.value:
             operations.append(Put(keys.frontend(id_), frontend.value))
             revision = node.own.revision if node.own is not None else 0
             compares = (Compare(keys.frontend(id_), revision),)
         for name, value in frontend.middlewares.items():
-            if node.own is None or _value(node, name) != value:
+            if anew or _value(node, name) != value:
                 operations.append(Put(keys.middleware(id_, name), value))
         for name, entry in node.parts.items():
             if name in frontend.middlewares:
                 continue
             if not is_kept(name, entry.value):
                 operations.append(Delete(keys.middleware(id_, name)))
-            elif node.own is None:
+            elif anew:
                 # Somebody's own: with its frontend vulcand has lost it.
                 operations.append(Put(keys.middleware(id_, name), entry.value))
         yield Group(tuple(operations), compares)
@@ -191,6 +197,10 @@ def _coming_frontends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterato
 
 def _named(backend_id: str) -> bytes:
     return f'"BackendId":"{backend_id}"'.encode()
+
+
+def _own(node: Node) -> bytes | None:
+    return None if node.own is None else node.own.value
 
 
 def _value(node: Node, part: str) -> bytes | None:

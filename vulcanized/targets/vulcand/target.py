@@ -329,7 +329,8 @@ class VulcandTarget:
                 self._keys.alternate(id_) for id_ in self._backends & self._detours.keys()
             }
         frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
-        groups = plan(wanted, tree, Touched(self._backends, frontends))
+        reborn = tree.reborn if leading else frozenset()
+        groups = plan(wanted, tree, Touched(self._backends, frontends, reborn))
         # The last of all: who sees it knows that the others have been seen.
         return groups + self._plan_proof(anew=bool(groups), leading=leading)
 

@@ -56,6 +56,8 @@ class Tree:
     `dirty_*` are the ids of which something was changed by somebody else since they were taken.
     `orphans`: frontends whose backend was deleted under them, with its id. vulcand lets them go on
     with what they had, and they follow no more until they are led elsewhere (see `plan`).
+    `reborn`: keys of objects that somebody else deleted, and that we have not put since. With each
+    vulcand forgot its servers or middlewares, whose keys stand there still.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -70,6 +72,7 @@ class Tree:
         self.dirty_backends: set[str] = set()
         self.dirty_frontends: set[str] = set()
         self.orphans: dict[str, str] = {}
+        self.reborn: set[str] = set()
         self.foreign_changed = False
         # What we deleted, until etcd tells of it: what it tells before that is older.
         self._deleted: dict[str, int] = {}
@@ -114,6 +117,7 @@ class Tree:
 
     def wrote(self, key: str, value: bytes | None, revision: int) -> None:
         """A key was put by us, or deleted."""
+        self.reborn.discard(key)
         if value is None:
             self._delete(key, revision, ours=True)
             self._deleted[key] = revision
@@ -215,6 +219,8 @@ class Tree:
             del node.parts[place.part]
         else:
             node.own = None
+            if not ours and self.keys.owns(place.id):
+                self.reborn.add(key)
             if place.kind == "frontends":
                 self._refer(place.id, node, b"")
                 self.orphans.pop(place.id, None)

@@ -65,10 +65,11 @@ def test_check_is_0_without_problems_and_1_with_what_vulcand_cannot_do(fleet: Fl
 
     fleet.configure(compression=True)
     assert daemon.command("check").returncode == 1
-    fleet.configure(paths=[{"regex": "/[a\\\\b]"}])
+    fleet.configure(paths=[{"regex": "/[a\\b]"}])
     checked = daemon.command("check")
 
     assert checked.returncode == 1
+    assert "app default/todo: the regex /[a\\b] has" in checked.stderr
     assert fleet.tree() == {}
 
 

@@ -86,6 +86,27 @@ def test_hosts_and_paths_that_nobody_has_are_404(fleet: Fleet) -> None:
     assert fleet.hand.ask("x.w.test", "/a").pod == "blue-1"
 
 
+def test_a_route_that_vulcand_cannot_say_costs_its_own_app_its_last_good_one_stays(
+    fleet: Fleet,
+) -> None:
+    fleet.todo("blue-1", "green-1")
+    daemon = fleet.daemon()
+    fleet.served_by("blue-1")
+    before = fleet.tree()
+
+    fleet.configure(paths=[{"regex": "/[a\\b]"}])
+
+    eventually(lambda: daemon.app("default/todo")["problems"], 5, "its refusal")
+    (problem,) = daemon.app("default/todo")["problems"]
+    assert (problem["code"], problem["target"]) == ("quarantined", "vulcand")
+    assert fleet.tree() == before
+    fleet.add_pod("other-1", "1", "other")
+    fleet.configure("other")
+    fleet.served_by("other-1", host="other.example.com")
+    fleet.configure()
+    eventually(lambda: not daemon.app("default/todo")["problems"], 5, "its release")
+
+
 def test_a_body_over_the_limit_is_413(fleet: Fleet) -> None:
     fleet.todo("blue-1", max_body_size=100)
     fleet.daemon()

@@ -58,7 +58,7 @@ class Fleet:
         self.manifests = folder / "manifests"
         self.manifests.mkdir()
         self._daemons: list[Vulcanized] = []
-        self._names: dict[str, str] = {}
+        self._running: set[str] = set()
 
     def daemon(
         self,
@@ -106,9 +106,11 @@ probe = {json.dumps(probe)}
         return made.start() if start else made
 
     def close(self) -> None:
-        """End all daemons, and take everything away."""
+        """End all daemons and pods, and take everything away."""
         for daemon in self._daemons:
             daemon.close()
+        for name in self._running:
+            self.pods.stop(name)
         if any(member.process.running for member in self.etcd.members):
             self.hand.clear()
             self.etcd.delete_prefix(f"{self.store}/")
@@ -118,6 +120,7 @@ probe = {json.dumps(probe)}
     def add_pod(self, name: str, version: str = "blue", app: str = "todo") -> None:
         """Serve a pod that is ready at once. Its name in the fleet: `name`, in answers too."""
         self.pods.start(name, version)
+        self._running.add(name)
         self._manifest(name, self.pods.manifest(name, app))
 
     def remove_pod(self, name: str, app: str = "todo") -> None:
@@ -125,6 +128,7 @@ probe = {json.dumps(probe)}
         self._manifest(name, self.pods.manifest(name, app, terminating=True))
         eventually(lambda: not self.servers_of(name), 10, f"{name} to be taken out")
         self.pods.stop(name)
+        self._running.discard(name)
         (self.manifests / f"{name}.json").unlink()
 
     def paper_pods(self, app: str, version: str, count: int, *, net: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.servers.etcd import Etcd
 from tests.servers.fixtures import NewVulcand
 from tests.servers.localpods import LocalPods
 from tests.servers.vulcand import Vulcand
+from tests.vulcand.fleet import Fleet
 from tests.vulcand.stage import Stage
 
 
@@ -28,6 +30,28 @@ def stage(etcd_server: Etcd, vulcand_server: Vulcand, pods: LocalPods) -> Iterat
     yield stage
     stage.clear()
     assert vulcand_server.running, vulcand_server.log_tail()
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, etcd_server: Etcd, vulcand_server: Vulcand, pods: LocalPods
+) -> Iterator[Fleet]:
+    """Daemons on the module's vulcand, which must survive the test; none is started yet."""
+    fleet = Fleet(tmp_path, etcd_server, vulcand_server, pods)
+    yield fleet
+    fleet.close()
+    assert vulcand_server.running, vulcand_server.log_tail()
+
+
+@pytest.fixture
+def mortal(
+    tmp_path: Path, etcd_server: Etcd, new_vulcand: NewVulcand, pods: LocalPods
+) -> Iterator[Fleet]:
+    """Daemons on a vulcand of the test's own, which may die."""
+    vulcand = new_vulcand(etcd_server.endpoint, f"m{secrets.token_hex(4)}")
+    fleet = Fleet(tmp_path, etcd_server, vulcand, pods)
+    yield fleet
+    fleet.close()
 
 
 @pytest.fixture

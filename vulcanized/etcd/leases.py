@@ -170,7 +170,8 @@ class Leadership:
     """Tries to hold a key for as long as it runs, and takes it again when it was lost.
 
     `run` is a thread's work. `fence` is what this process writes with while it leads, else None.
-    `leader` is what stands in the key: who led when it was looked at last, b"" for nobody.
+    `leader` is what stands in the key: who led when it was looked at last, b"" for nobody. `error`
+    says why that cannot be told or won, "" while it can.
     `changed` is called in that thread after each change of it.
     """
 
@@ -185,6 +186,7 @@ class Leadership:
     ) -> None:
         self.key: Final = key
         self.leader = b""
+        self.error = ""
         self._value = value
         self._clock = clock
         self._look_at = 0.0
@@ -208,16 +210,22 @@ class Leadership:
                 if found is None:
                     self._lead(self._acquire(stop=stop), stop)
                     continue
+                self._note("")
             except Conflict:
                 pass  # another was quicker
             except (SourceError, LeaseLost) as error:
-                log.warning("cannot campaign", key=self.key, error=str(error))
+                self._note(str(error))
             stop.wait(_CAMPAIGN)
+
+    def _note(self, error: str) -> None:
+        if error and error != self.error:
+            log.warning("cannot campaign", key=self.key, error=error)
+        self.error = error
 
     def _lead(self, held: Held, stop: threading.Event) -> None:
         log.info("leading", key=self.key)
         with held:
-            self._held, self.leader = held, self._value
+            self._held, self.leader, self.error = held, self._value, ""
             self._changed()
             while not stop.is_set() and not held.lost.wait(_SLICE) and self._is_ours(held, stop):
                 pass

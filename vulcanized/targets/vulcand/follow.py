@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from vulcanized.errors import Expired, SourceError
+from vulcanized.errors import Expired, Rewound, SourceError
 from vulcanized.etcd import EtcdClient, Watch
 from vulcanized.reflector import Backoff, Uniform
 from vulcanized.slot import Clock
@@ -87,6 +87,8 @@ class Follower:
         prefix = self._tree.keys.prefix
         with self._client.watch({prefix: self._position}, stop) as batches:
             self._watch = batches
+            if self._anew.is_set():
+                return  # asked for before it could be closed
             self._well()
             for batch in batches:
                 if batch.prefix:
@@ -104,12 +106,16 @@ class Follower:
     def _well(self) -> None:
         if self.error:
             log.info("vulcand's tree followed again", prefix=self._tree.keys.prefix)
-        self.error = ""
+            self.error = ""
+            self._changed()
 
     def _failed(self, error: SourceError) -> float:
         """Note a failure; the seconds to wait."""
         if isinstance(error, Expired):
             self._placed = False
+        if isinstance(error, Rewound):
+            with self._tree.lock:
+                self._tree.forget()
         pause = self._backoff.after_failure(self._clock())
         if self.error != str(error):
             log.warning("vulcand's tree not followed", reason=str(error))

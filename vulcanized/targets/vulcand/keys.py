@@ -82,10 +82,6 @@ class Keys:
         """What stands in for a backend while it is made anew; no app's id."""
         return backend_id.removesuffix(_SEPARATOR) + ALTERNATE + _SEPARATOR
 
-    def is_alternate(self, id_: str) -> bool:
-        """Whether it stands in for another one."""
-        return self.owns(id_) and id_.endswith(ALTERNATE + _SEPARATOR)
-
     def frontend_id(self, host: str, text: str) -> str:
         """The frontend with this text as its route; `host` is only shown.
 

@@ -31,7 +31,8 @@ requests failed with 2 retries, 0.7 % with 4, none with 10."""
 IDLE_CONNECTIONS: Final = 128
 """For each server. Go's own default of 2 would open a new connection for most requests."""
 
-PROOF: Final = f"{MIDDLEWARES}proof"
+PROOF: Final = f"{MIDDLEWARES}proof-"
+"""What the id of the middleware that proves begins with; the word follows."""
 
 _HOUR: Final = 3600 * 10**9
 _TICK: Final = 10**6
@@ -196,11 +197,16 @@ def nowhere(mark: str) -> BackendObject:
 
 
 def proof(keys: Keys, host: str, word: str, mark: str) -> FrontendObject:
-    """What a probe asks; see `proof_middleware`."""
+    """What a probe asks; see `proof_middleware`.
+
+    Each word has a key of its own: of an event vulcand takes the key, and reads what stands there
+    by then. Under one key it would show a word before it has worked through what came before it.
+    """
     text = f"Host({json.dumps(host)})"
     backend = keys.nowhere_id
     content = {"Type": "http", "BackendId": backend, "Route": text, "Settings": {}, "Owner": mark}
-    return FrontendObject(encoded(content), backend, text, {PROOF: proof_middleware(host, word)})
+    middlewares = {f"{PROOF}{word}": proof_middleware(host, word)}
+    return FrontendObject(encoded(content), backend, text, middlewares)
 
 
 def proof_middleware(host: str, word: str) -> bytes:

@@ -6,9 +6,12 @@ and never tries it again. So:
 * a backend comes before its servers, these before the frontend that uses them, that before its
   middlewares; they go the other way round, and nothing goes before all that comes;
 * a frontend that is made anew gets all its middlewares again, and a backend all its servers:
-  vulcand has forgotten them with it, also where their keys stand still;
+  vulcand has forgotten them with it, also where their keys stand still, and where somebody has put
+  it again by now;
 * a backend that somebody deleted under its frontends goes on living in vulcand without its key,
-  and no server that comes or goes later is seen. Its frontends are led to a copy, then back to it;
+  and no server that comes or goes later is seen. Its frontends take a detour: they are led to a
+  copy, and back to it once that was seen. Not at once: of each event vulcand takes the key only,
+  and reads what stands there by then, which would be what stood there before;
 * a backend is not deleted while any frontend names it, whosever that is.
 
 A frontend and its middlewares are written in one transaction. A put of a frontend is made only if
@@ -18,7 +21,7 @@ nobody else has changed it since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -28,6 +31,8 @@ from vulcanized.targets.vulcand.parts import BackendObject, FrontendObject
 from vulcanized.targets.vulcand.tree import Node, Tree
 
 _NO_BACKEND: Final = Node()
+_FATAL: Final = b"null"
+"""A middleware that is no one's: vulcand ends when it reads it, and at every start."""
 
 
 class Group(NamedTuple):
@@ -47,30 +52,52 @@ class Wanted:
     adopted_backends: set[str] = field(default_factory=set)
 
 
+def detoured(wanted: Wanted, keys: Keys, detours: Set[str]) -> Wanted:
+    """What there should be while the frontends of these backends are led to copies."""
+    if not detours:
+        return wanted
+    found = {id_: wanted.backends[id_] for id_ in detours & wanted.backends.keys()}
+    led = {
+        id_: replace(
+            frontend,
+            backend=keys.alternate(frontend.backend),
+            value=frontend.value.replace(
+                _named(frontend.backend), _named(keys.alternate(frontend.backend)), 1
+            ),
+        )
+        for id_, frontend in wanted.frontends.items()
+        if frontend.backend in found
+    }
+    return replace(
+        wanted,
+        backends=wanted.backends | {keys.alternate(id_): each for id_, each in found.items()},
+        frontends=wanted.frontends | led,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """The ids to look at; whatever is not in it is as it should be."""
+    """The ids to look at; whatever is not in it is as it should be.
+
+    `reborn`: keys of those of which vulcand has forgotten all, see `Tree`.
+    """
 
     backends: Set[str]
     frontends: Set[str]
+    reborn: Set[str] = frozenset()
 
 
 def plan(wanted: Wanted, tree: Tree, touched: Touched) -> tuple[Group, ...]:
     """The groups to write, in their order. Nothing when all that is touched is as it should be."""
-    lost = {id_ for id_ in tree.lost if id_ in wanted.backends and tree.users.get(id_)}
-    backends = sorted(touched.backends | lost)
+    backends = sorted(touched.backends)
     frontends = sorted(touched.frontends)
-    rebound = {user for id_ in lost for user in tree.users[id_]} & wanted.frontends.keys()
-    rebound = {user for user in rebound if wanted.frontends[user].backend in lost}
     coming = [
-        *_copies(wanted, tree, lost, rebound),
-        *_coming_backends(wanted, tree, backends),
-        *_coming_frontends(wanted, tree, sorted({*frontends, *rebound}), rebound),
+        *_coming_backends(wanted, tree, touched),
+        *_coming_frontends(wanted, tree, touched),
     ]
     going = list(_going_frontends(wanted, tree, frontends))
     gone = {key for group in going for key in _deleted(group)}
     going += _going_backends(wanted, tree, backends, gone)
-    going += _going_copies(wanted, tree.keys, lost)
     return tuple(group for group in (*coming, *going) if group.operations)
 
 
@@ -112,19 +139,25 @@ def _weight(operation: Operation) -> int:
     return len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
 
 
+def is_kept(middleware: str, value: bytes) -> bool:
+    """Whether it was put on a frontend of ours by somebody else, and may stay there."""
+    ours = not middleware or middleware.startswith(MIDDLEWARES)
+    return not ours and value.strip() != _FATAL
+
+
 # --- what comes -------------------------------------------------------------------------------
 
 
-def _coming_backends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator[Group]:
+def _coming_backends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[Group]:
     """Backends, then servers: one by one, so that they may be put together as they fit."""
     keys, servers = tree.keys, []
-    for id_ in ids:
+    for id_ in sorted(touched.backends):
         backend = wanted.backends.get(id_)
         if backend is None:
             continue
         node = tree.backends.get(id_, _NO_BACKEND)
-        anew = node.own is None
-        if node.own is None or node.own.value != backend.value:
+        anew = node.own is None or keys.backend(id_) in touched.reborn
+        if anew or _own(node) != backend.value:
             yield Group((Put(keys.backend(id_), backend.value),))
         servers += [
             Group((Put(keys.server(id_, name), value),))
@@ -134,64 +167,40 @@ def _coming_backends(wanted: Wanted, tree: Tree, ids: Iterable[str]) -> Iterator
     yield from servers
 
 
-def _coming_frontends(
-    wanted: Wanted, tree: Tree, ids: Iterable[str], rebound: Set[str]
-) -> Iterator[Group]:
+def _coming_frontends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[Group]:
     keys = tree.keys
-    for id_ in ids:
+    for id_ in sorted(touched.frontends):
         frontend = wanted.frontends.get(id_)
         if frontend is None:
             continue
         node = tree.frontends.get(id_, _NO_BACKEND)
         operations: list[Operation] = []
         compares: tuple[Compare, ...] = ()
-        if node.own is None or node.own.value != frontend.value or id_ in rebound:
+        anew = node.own is None or keys.frontend(id_) in touched.reborn
+        if anew or _own(node) != frontend.value:
             operations.append(Put(keys.frontend(id_), frontend.value))
-            if id_ not in rebound:
-                revision = node.own.revision if node.own is not None else 0
-                compares = (Compare(keys.frontend(id_), revision),)
+            revision = node.own.revision if node.own is not None else 0
+            compares = (Compare(keys.frontend(id_), revision),)
         for name, value in frontend.middlewares.items():
-            if node.own is None or _value(node, name) != value:
+            if anew or _value(node, name) != value:
                 operations.append(Put(keys.middleware(id_, name), value))
         for name, entry in node.parts.items():
             if name in frontend.middlewares:
                 continue
-            if name.startswith(MIDDLEWARES):
+            if not is_kept(name, entry.value):
                 operations.append(Delete(keys.middleware(id_, name)))
-            elif node.own is None:
+            elif anew:
                 # Somebody's own: with its frontend vulcand has lost it.
                 operations.append(Put(keys.middleware(id_, name), entry.value))
         yield Group(tuple(operations), compares)
 
 
-def _copies(wanted: Wanted, tree: Tree, lost: Iterable[str], rebound: Set[str]) -> Iterator[Group]:
-    """Copies of lost backends, and their frontends led there."""
-    keys = tree.keys
-    for id_ in sorted(lost):
-        backend, copy = wanted.backends[id_], keys.alternate(id_)
-        yield Group(
-            (
-                Put(keys.backend(copy), backend.value),
-                *(Put(keys.server(copy, name), value) for name, value in backend.servers.items()),
-            )
-        )
-        for user in sorted(rebound):
-            frontend = wanted.frontends[user]
-            if frontend.backend == id_:
-                value = frontend.value.replace(_named(id_), _named(copy), 1)
-                yield Group((Put(keys.frontend(user), value),))
-
-
-def _going_copies(wanted: Wanted, keys: Keys, lost: Iterable[str]) -> Iterator[Group]:
-    for id_ in sorted(lost):
-        copy = keys.alternate(id_)
-        for name in wanted.backends[id_].servers:
-            yield Group((Delete(keys.server(copy, name)),))
-        yield Group((Delete(keys.backend(copy)),))
-
-
 def _named(backend_id: str) -> bytes:
     return f'"BackendId":"{backend_id}"'.encode()
+
+
+def _own(node: Node) -> bytes | None:
+    return None if node.own is None else node.own.value
 
 
 def _value(node: Node, part: str) -> bytes | None:

@@ -17,10 +17,10 @@ import structlog
 
 from vulcanized.errors import (
     Conflict,
-    LeaseLost,
     ProxyUnreachable,
     Rejected,
     SourceError,
+    Uncertain,
 )
 from vulcanized.etcd import Compare, EtcdClient, Leadership, Put
 from vulcanized.model import (
@@ -39,7 +39,15 @@ from vulcanized.targets.vulcand.desired import Desired
 from vulcanized.targets.vulcand.follow import Follower
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.parts import PROOF, proof, word_of
-from vulcanized.targets.vulcand.plan import Group, Touched, plan, transactions
+from vulcanized.targets.vulcand.plan import (
+    Group,
+    Touched,
+    Wanted,
+    detoured,
+    is_kept,
+    plan,
+    transactions,
+)
 from vulcanized.targets.vulcand.proof import Prover
 from vulcanized.targets.vulcand.routes import overlaps
 from vulcanized.targets.vulcand.tree import Tree
@@ -73,6 +81,8 @@ AGAIN: Final = 0.05
 CLOSE_SECONDS: Final = 2.0
 MANY: Final = 1000
 """Objects from which on a standby compares them no more often than that."""
+DETOUR: Final = 3.0
+"""Seconds that frontends stay on the copy of a backend where no probe tells that it was seen."""
 _MOST_TOLD: Final = 3
 _MOST_WORDS: Final = 100
 
@@ -118,11 +128,12 @@ class VulcandTarget:
         self._words: dict[str, int] = {}
         self._proven = 0
         self._word = self._unproven = ""
-        self._conflict: tuple[str, ...] = ()
         self._foreign: dict[str, str] = {}
         self._held: dict[str, str] = {}
         self._problems: tuple[Problem, ...] = ()
         self._look_at = 0.0
+        self._detours: dict[str, float] = {}
+        self._neighbour = self._uncertain = self._not_written = ""
         self._begun = False
 
     @property
@@ -156,7 +167,14 @@ class VulcandTarget:
         backends = {id_ for one in adopt for id_ in one.backends}
         # What only proves is written by who leads, another word each time.
         tree.frontends.pop(self._keys.proof_id, None)
-        return _shown(tree.owned(frontends, backends))
+        wanted = self._made_of(apps).wanted
+        return _shown(
+            {
+                key: value
+                for key, value in tree.owned(frontends, backends).items()
+                if not _stays(self._keys, wanted, key, value)
+            }
+        )
 
     def verify(self, apps: Mapping[AppId, DesiredApp]) -> None:
         """Look for what is in the way of these apps. Raises Rejected, ProxyUnreachable."""
@@ -200,6 +218,10 @@ class VulcandTarget:
                     "nothing is written to vulcand's tree, which goes on as it is: "
                     f"{self._follower.error}"
                 )
+            if self._tree.listed:
+                self._uncertain = ""
+            if self._uncertain:
+                raise ProxyUnreachable(self._uncertain)
             if not (self._generation and self._tree.listed):
                 # The follower wakes us when it has read the tree.
                 return self._applied(Outcome.UNCHANGED, now + LOOK_EVERY)
@@ -236,33 +258,44 @@ class VulcandTarget:
         if fence is None and now < self._look_at and touched > MANY:
             return self._applied(Outcome.UNCHANGED, self._look_at, standby=True)
         with self._tree.lock:
+            self._end_detours(now, leading=fence is not None)
             groups = self._plan(leading=fence is not None)
         if fence is None:
             self._look_at = now + STANDBY_EVERY
+            if self._leadership.error:
+                raise ProxyUnreachable(
+                    "nothing is written to vulcand's tree, since nobody can tell who leads: "
+                    f"{self._leadership.error}"
+                )
             if not groups:
                 self._arrive()
-            due = self._look_at if groups else now + LOOK_EVERY
+            soon = groups or not self._leadership.leader
+            due = self._look_at if soon else now + LOOK_EVERY
             return self._applied(Outcome.UNCHANGED, due, standby=True)
         if groups:
             try:
                 self._write(groups, fence)
             except Conflict as error:
                 # Either another leads, or somebody changed a frontend: the watch tells of both.
-                if error.keys != self._conflict:
+                if self._not_written != str(error):
                     log.warning("not written", target=self.name, reason=str(error))
-                self._conflict = error.keys
+                self._not_written = str(error)
                 return self._applied(Outcome.UNCHANGED, self._clock() + AGAIN)
-            except (SourceError, LeaseLost) as error:
-                # Some of it may have been made: only a list can tell.
+            except Uncertain as error:
+                # It may have been made: only a list can tell.
                 self._follower.list_anew()
-                raise ProxyUnreachable(
-                    f"writing vulcand's tree failed; nothing more is written until it is read "
+                self._uncertain = (
+                    "writing vulcand's tree failed; nothing more is written until it is read "
                     f"again: {error}"
-                ) from error
-        self._conflict = ()
+                )
+                raise ProxyUnreachable(self._uncertain) from error
+            except SourceError as error:
+                raise ProxyUnreachable(f"writing vulcand's tree failed: {error}") from error
         self._arrive()
         outcome = Outcome.UPDATED if groups else Outcome.UNCHANGED
-        return self._applied(outcome, self._clock() + LOOK_EVERY)
+        now = self._clock()
+        ends = (at for at in self._detours.values() if at > now)
+        return self._applied(outcome, min((now + LOOK_EVERY, *ends)))
 
     def _plan(self, *, leading: bool) -> tuple[Group, ...]:
         """What is to be written now, under the tree's lock. What it looked at stays touched."""
@@ -279,15 +312,54 @@ class VulcandTarget:
             asked = asked | wanted.frontends.keys()
             # What was refused may be possible now, and what is named may be there.
             self._frontends |= self._held.keys()
+            # And what others used may be used no more.
+            self._backends |= {
+                id_
+                for id_ in tree.backends
+                if id_ not in wanted.backends
+                and (self._keys.owns(id_) or id_ in wanted.adopted_backends)
+            }
             self._see_neighbours()
         self._desired.adopt(self._foreign)
         self._frontends |= wanted.adopted_frontends
         self._backends |= wanted.adopted_backends
+        if self._neighbour:
+            raise Rejected(self._neighbour)
         self._look_for_others(asked)
+        if leading:
+            self._begin_detours()
+            wanted = detoured(wanted, self._keys, self._detours.keys())
+            self._backends |= {
+                self._keys.alternate(id_) for id_ in self._backends & self._detours.keys()
+            }
         frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
-        groups = plan(wanted, tree, Touched(self._backends, frontends))
+        reborn = tree.reborn if leading else frozenset()
+        groups = plan(wanted, tree, Touched(self._backends, frontends, reborn))
         # The last of all: who sees it knows that the others have been seen.
         return groups + self._plan_proof(anew=bool(groups), leading=leading)
+
+    def _begin_detours(self) -> None:
+        """Have frontends whose backend was deleted under them led to a copy of it."""
+        wanted = self._desired.wanted
+        for id_, backend in self._tree.orphans.items():
+            frontend = wanted.frontends.get(id_)
+            if frontend is None or frontend.backend != backend or backend not in wanted.backends:
+                continue
+            self._detours[backend] = self._clock() + DETOUR
+            self._backends.add(backend)
+            self._frontends |= self._tree.users.get(backend, set()) & wanted.frontends.keys()
+
+    def _end_detours(self, now: float, *, leading: bool) -> None:
+        """Have frontends led back from copies that vulcand must have seen by now."""
+        if not leading:
+            self._detours.clear()
+        seen = bool(self._settings.probe) and self._prover.proven == self._word_there()
+        for id_, at in list(self._detours.items()):
+            if seen if self._settings.probe else now >= at:
+                del self._detours[id_]
+                copy = self._keys.alternate(id_)
+                self._backends |= {id_, copy}
+                self._frontends |= self._tree.users.get(copy, set())
 
     def _see_drift(self) -> None:
         """Say what somebody else has changed that is now put back."""
@@ -329,7 +401,6 @@ class VulcandTarget:
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""
         self._backends, self._frontends = set(), set()
-        self._tree.lost.clear()
         self._in_effect = self._generation
         if self._settings.probe:
             word = self._word_there()
@@ -341,8 +412,17 @@ class VulcandTarget:
 
     def _word_there(self) -> str:
         """The word that stands in the tree, "" for none."""
-        entry = self._tree.entry(self._keys.middleware(self._keys.proof_id, PROOF))
-        return "" if entry is None else word_of(entry.value)
+        node = self._tree.frontends.get(self._keys.proof_id)
+        words = (
+            []
+            if node is None
+            else [
+                (entry.revision, word_of(entry.value))
+                for name, entry in list(node.parts.items())
+                if name.startswith(PROOF)
+            ]
+        )
+        return max(words, default=(0, ""))[1]
 
     def _applied(self, outcome: Outcome, due: float, *, standby: bool = False) -> Applied:
         self._tell()
@@ -359,17 +439,23 @@ class VulcandTarget:
     # --- other people's objects ----------------------------------------------------------------
 
     def _see_neighbours(self) -> None:
-        """Backends of other people that would be given our servers when vulcand starts again."""
-        ours = any(map(self._keys.owns, self._tree.backends))
-        if beginnings := self._keys.beginnings_of_ours(self._tree.backends):
-            text = (
-                f"backend {beginnings[0]!r} is somebody else's, and its id is what all ids of "
-                f"{self._settings.leader!r} begin with: at its next start vulcand would give it "
-                "their servers; rename it, or set another `leader`"
-            )
-            if not ours:
-                raise Rejected(text)
+        """Backends of other people that would be given our servers when vulcand starts again.
+
+        Nothing is written beside one, unless it came later.
+        """
+        beginnings = self._keys.beginnings_of_ours(self._tree.backends)
+        self._neighbour = ""
+        if not beginnings:
+            return
+        text = (
+            f"backend {beginnings[0]!r} is somebody else's, and its id is what all ids of "
+            f"{self._settings.leader!r} begin with: at its next start vulcand would give it "
+            "their servers; rename it, or set another `leader`"
+        )
+        if any(map(self._keys.owns, self._tree.backends)):
             log.error("a dangerous neighbour", target=self.name, reason=text)
+        else:
+            self._neighbour = text
 
     def _look_for_others(self, frontends: Iterable[str]) -> None:
         """Hold back frontends, not there yet, that would be in the way of other people's."""
@@ -443,6 +529,13 @@ class VulcandTarget:
         deadline = self._clock() + CLOSE_SECONDS
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - self._clock()))
+
+
+def _stays(keys: Keys, wanted: Wanted, key: str, value: bytes) -> bool:
+    """Whether it is a middleware of other people's on a frontend that there should be."""
+    place = keys.place(key)
+    on_ours = place is not None and place.kind == "frontends" and place.id in wanted.frontends
+    return on_ours and place is not None and is_kept(place.part, value)
 
 
 def _in_the_way(desired: Desired, frontend: str, foreign: Mapping[str, str]) -> str:

@@ -54,8 +54,10 @@ class Tree:
     """All backends and frontends by their ids, foreign ones too. Its owner holds `lock`.
 
     `dirty_*` are the ids of which something was changed by somebody else since they were taken.
-    `lost`: backends that were deleted while vulcand may have had frontends on them: it goes on with
-    what it had, and follows no more (see `plan`).
+    `orphans`: frontends whose backend was deleted under them, with its id. vulcand lets them go on
+    with what they had, and they follow no more until they are led elsewhere (see `plan`).
+    `reborn`: keys of objects that somebody else deleted, and that we have not put since. With each
+    vulcand forgot its servers or middlewares, whose keys stand there still.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -69,8 +71,11 @@ class Tree:
         self.listed = False
         self.dirty_backends: set[str] = set()
         self.dirty_frontends: set[str] = set()
-        self.lost: set[str] = set()
+        self.orphans: dict[str, str] = {}
+        self.reborn: set[str] = set()
         self.foreign_changed = False
+        # What we deleted, until etcd tells of it: what it tells before that is older.
+        self._deleted: dict[str, int] = {}
 
     @property
     def dirty(self) -> bool:
@@ -84,15 +89,24 @@ class Tree:
         seen: set[str] = set()
         for item in items:
             seen.add(item.key)
+            known = self.entry(item.key)
+            if known is not None and known.revision < item.create_revision:
+                self._delete(item.key, item.create_revision - 1, ours=False)
             self._put(item.key, item.value, item.mod_revision, ours=False)
         for key in [key for key, entry in self._entries() if key not in seen]:
             self._delete(key, revision, ours=False)
+        for id_, users in self.users.items():
+            if not self._has_backend(id_):
+                self.orphans |= dict.fromkeys(users, id_)
+        self._deleted = {key: at for key, at in self._deleted.items() if at > revision}
         self.strange &= seen
         self.revision = max(self.revision, revision)
         self.listed = True
 
     def event(self, event: Event) -> None:
         """Take over one change."""
+        if self._deleted.get(event.key, 0) <= event.mod_revision:
+            self._deleted.pop(event.key, None)
         if event.value is None:
             self._delete(event.key, event.mod_revision, ours=False)
         else:
@@ -103,11 +117,24 @@ class Tree:
 
     def wrote(self, key: str, value: bytes | None, revision: int) -> None:
         """A key was put by us, or deleted."""
+        self.reborn.discard(key)
         if value is None:
             self._delete(key, revision, ours=True)
+            self._deleted[key] = revision
         else:
+            self._deleted.pop(key, None)
             self._put(key, value, revision, ours=True)
         self.revision = max(self.revision, revision)
+
+    def forget(self) -> None:
+        """Forget all revisions, as etcd has: it was wiped, or restored from a backup."""
+        for node in (*self.backends.values(), *self.frontends.values()):
+            if node.own is not None:
+                node.own = node.own._replace(revision=0)
+            for part, entry in node.parts.items():
+                node.parts[part] = entry._replace(revision=0)
+        self._deleted.clear()
+        self.revision = 0
 
     # --- questions ---
 
@@ -162,6 +189,8 @@ class Tree:
             if not self.keys.is_vulcands(key) and len(self.strange) < MOST_STRANGE:
                 self.strange.add(key)
             return
+        if self._deleted.get(key, 0) >= revision:
+            return
         node = self._node(place, make=True)
         assert node is not None  # noqa: S101 - it was made
         known = node.parts.get(place.part) if place.part else node.own
@@ -190,10 +219,13 @@ class Tree:
             del node.parts[place.part]
         else:
             node.own = None
+            if not ours and self.keys.owns(place.id):
+                self.reborn.add(key)
             if place.kind == "frontends":
                 self._refer(place.id, node, b"")
-            elif not ours and self.keys.owns(place.id) and self.users.get(place.id):
-                self.lost.add(place.id)
+                self.orphans.pop(place.id, None)
+            elif not ours:
+                self.orphans |= dict.fromkeys(self.users.get(place.id, ()), place.id)
         if node.own is None and not node.parts:
             nodes = self.backends if place.kind == "backends" else self.frontends
             del nodes[place.id]
@@ -215,6 +247,14 @@ class Tree:
         node.reference, node.route = frontend.BackendId, frontend.Route
         if node.reference:
             self.users.setdefault(node.reference, set()).add(id_)
+        if self.orphans.get(id_, node.reference) != node.reference and self._has_backend(
+            node.reference
+        ):
+            del self.orphans[id_]
+
+    def _has_backend(self, id_: str) -> bool:
+        node = self.backends.get(id_)
+        return node is not None and node.own is not None
 
     def _mark(self, place: Place) -> None:
         if not self.keys.owns(place.id):

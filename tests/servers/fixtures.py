@@ -4,9 +4,9 @@
 |---|---|---|
 | `etcd_server` | session | a running `Etcd`, for all tests |
 | `control_plane` | session | a running `ControlPlane`, for all tests |
-| `vulcand_server` | module | a running `Vulcand`, on `etcd_server` with a prefix of its own |
 | `namespace` | function | the name of a new namespace on it |
 | `node_agent` | function | the session's `NodeAgent` on it; told behaviours end with the test |
+| `vulcand_server` | module | a running `Vulcand`, on `etcd_server` with a prefix of its own |
 | `new_etcd`, `new_control_plane`, | function | make your own, to kill: called as the class is |
 | `new_vulcand` | | |
 """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import itertools
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,29 @@ from tests.servers.vulcand import Vulcand
 from tests.servers.wait import eventually
 
 _numbers = itertools.count(1)
+
+STATIC = "ResponseCode() == 503 && Attempts() < 2"
+"""The predicate for a `breaker` before a backend without servers: it always answers."""
+
+
+def breaker(
+    status: int,
+    body: str | dict[str, Any],
+    *,
+    kind: str = "text/html",
+    condition: str = "NetworkErrorRatio() < 2.0",
+) -> dict[str, Any]:
+    """A circuit breaker that opens after the first request, for good, and answers this."""
+    return {
+        "Condition": condition,
+        "Fallback": {
+            "Type": "response",
+            "Action": {"StatusCode": status, "ContentType": kind, "Body": body},
+        },
+        "FallbackDuration": 9 * 10**18,  # nanoseconds: 285 years
+        "RecoveryDuration": 1,
+        "CheckPeriod": 1,
+    }
 
 
 @dataclass(frozen=True)
@@ -131,6 +157,25 @@ class Stage:
             pod = self.ask(host, path).pod
             seen[pod] = seen.get(pod, 0) + 1
         return seen
+
+    @contextlib.contextmanager
+    def load(self, host: str) -> Iterator[list[int]]:
+        """The statuses of requests that are sent one after the other, complete at the end."""
+        statuses: list[int] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                statuses.append(self.ask(host).status)
+
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask)
+            try:
+                eventually(lambda: statuses, interval=0.002)
+                yield statuses
+            finally:
+                done.set()
+        asking.result()
 
     def settle(self) -> None:
         """Wait until vulcand has applied, or dropped, all that was written before.

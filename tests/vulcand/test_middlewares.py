@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
-from tests.vulcand.stage import Reply, Stage
+from tests.vulcand.stage import STATIC, Reply, Stage, breaker
 from tests.vulcand.test_traffic import in_flight
-
-FOREVER = 9 * 10**18  # nanoseconds
-
-
-def breaker(status: int, body: str, condition: str = "NetworkErrorRatio() < 2.0") -> dict[str, Any]:
-    """A circuit breaker that opens after the first request, for good."""
-    answer = {"StatusCode": status, "ContentType": "text/html", "Body": body}
-    return {
-        "Condition": condition,
-        "Fallback": {"Type": "response", "Action": answer},
-        "FallbackDuration": FOREVER,
-        "RecoveryDuration": 1,
-        "CheckPeriod": 1,
-    }
 
 
 def test_over_the_rate_is_429(stage: Stage) -> None:
@@ -98,14 +83,16 @@ def test_a_breaker_lets_the_first_request_through(stage: Stage) -> None:
     assert [stage.ask(host).status for _ in range(3)] == [200, 503, 503]
 
     stage.server("app", "x", stage.pod("app"))
-    stage.middleware("app", "m", "cbreaker", breaker(503, "closed", "NetworkErrorRatio() >= 0.0"))
+    stage.middleware(
+        "app", "m", "cbreaker", breaker(503, "closed", condition="NetworkErrorRatio() >= 0.0")
+    )
     stage.settle()
     assert [stage.ask(host).status for _ in range(3)] == [200, 503, 503]
 
 
 def test_a_ratio_that_is_compared_with_a_number_without_a_point_is_dropped(stage: Stage) -> None:
     host = stage.app("app")
-    stage.middleware("app", "m", "cbreaker", breaker(503, "", "NetworkErrorRatio() >= 0"))
+    stage.middleware("app", "m", "cbreaker", breaker(503, "", condition="NetworkErrorRatio() >= 0"))
     stage.settle()
 
     assert [stage.ask(host).status for _ in range(3)] == [200, 200, 200]
@@ -117,8 +104,7 @@ def test_a_static_answer_from_the_first_request_on(stage: Stage, status: int) ->
     """A backend without servers answers 503; that opens the breaker, and is tried once more: what
     the client gets is the breaker's, with status, type and body as one likes."""
     stage.backend("none")
-    predicate = "ResponseCode() == 503 && Attempts() < 2"
-    stage.frontend("app", "none", 'Host("app.example")', FailoverPredicate=predicate)
+    stage.frontend("app", "none", 'Host("app.example")', FailoverPredicate=STATIC)
     stage.middleware("app", "m", "cbreaker", breaker(status, "<p>gone</p>"))
     stage.settle()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.vulcand.routes import expression, not_found
-from tests.vulcand.stage import Stage
+from tests.vulcand.stage import STATIC, Stage, breaker
 from vulcanized.model import PathKind, Route
 
 EXACT, REGEX, PREFIX = PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX
@@ -245,11 +245,12 @@ def compare(stage: Stage, routes: list[Route], requests: Iterable[tuple[str, str
 
 
 def answer_404(stage: Stage, host: str) -> None:
-    """A frontend whose middleware cannot be made answers 404 by itself: no pod is needed."""
+    """A frontend that answers as vulcand does where it has no route, without a pod."""
     name = "none-" + host.replace("*", "any").replace(".", "_")
     stage.backend(name)
-    stage.frontend(name, name, not_found(host))
-    stage.middleware(name, "m", "rewrite", {"Regexp": "(", "Replacement": ""})
+    stage.frontend(name, name, not_found(host), FailoverPredicate=STATIC)
+    body = {"error": "not found"}
+    stage.middleware(name, "m", "cbreaker", breaker(404, body, kind="application/json"))
 
 
 def test_host_then_path_decide(stage: Stage) -> None:

@@ -13,6 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tests.servers.etcd import Etcd
+from tests.servers.fixtures import NewVulcand
+from tests.servers.localpods import LocalPods
 from tests.servers.wait import eventually
 from tests.vulcand.rawserver import RawServer, exchange, read_head
 from tests.vulcand.stage import Reply, Stage
@@ -206,8 +209,8 @@ def test_a_dead_server_alone_is_502(stage: Stage) -> None:
 
 
 def test_by_default_get_tries_the_next_server_and_nothing_else_does(stage: Stage) -> None:
-    """And a dead server stays in the rotation: every second POST fails for as long as it is there
-    (weights are lowered after 10 s of errors, never to nothing)."""
+    """And a dead server stays in the rotation. After 10 s of errors its weight is lowered, step by
+    step, never to nothing; the next change of the backend or the frontend forgets that."""
     host = serve(stage, dead(stage, "dead"))
     stage.server("app", "alive", stage.pod("alive"))
     stage.settle()
@@ -276,6 +279,21 @@ def test_a_pod_slower_than_the_read_timeout_is_504_after_all_tries(stage: Stage)
     assert stage.ask("app.example").status == 200
 
 
+def test_an_answer_that_comes_after_the_write_timeout_is_thrown_away(
+    etcd_server: Etcd, new_vulcand: NewVulcand, pods: LocalPods
+) -> None:
+    """A minute by default, for the whole request. The pod goes on and the client waits for it, then
+    the connection is closed without an answer."""
+    vulcand = new_vulcand(etcd_server.endpoint, "hasty", flags=["-serverWriteTimeout=100ms"])
+    stage = Stage(etcd_server, vulcand, pods)
+    host = stage.app("app")
+    stage.settle()
+
+    with pytest.raises(http.client.RemoteDisconnected):
+        stage.ask(host, SLOW)
+    stage.clear()
+
+
 def test_a_url_twice_in_a_backend_is_one_server(stage: Stage) -> None:
     stage.backend("app")
     for name, pod in (("1", "one"), ("2", "one"), ("3", "two")):
@@ -329,6 +347,62 @@ def test_sigterm_waits_for_requests_in_flight(fragile: Stage) -> None:
     with in_flight(fragile, host, "app") as reply:
         fragile.vulcand.stop()
     assert reply.result().status == 200
+
+
+def slow_to_compile(stage: Stage) -> None:
+    """A route that makes every change of any route take its time."""
+    clause = "PathRegexp(`^/(?:[a-z0-9]{1,90}x){1,9}$`)"
+    stage.backend("heavy")
+    stage.frontend("heavy", "heavy", " && ".join([clause] * 40))
+
+
+def test_a_route_changed_in_place_is_gone_for_a_moment(stage: Stage) -> None:
+    """The old one is removed and then the new one added; both compile all routes, and requests wait
+    for that: those get in between."""
+    host = stage.app("app")
+    slow_to_compile(stage)
+    stage.settle()
+
+    with stage.load(host) as statuses:
+        for number in range(5):
+            stage.frontend("app", "app", f'/*{number}*/ Host("{host}")')
+        stage.settle()
+
+    assert set(statuses) == {200, 404}
+
+
+def test_a_route_moves_without_a_gap_to_another_frontend_that_spells_it_otherwise(
+    stage: Stage,
+) -> None:
+    host = stage.app("app")
+    slow_to_compile(stage)
+    stage.settle()
+
+    with stage.load(host) as statuses:
+        for number in range(5):
+            stage.frontend(f"app-{number + 1}", "app", f'/*{number}*/ Host("{host}")')
+            stage.delete(f"frontends/app-{number}/frontend")
+        stage.delete("frontends/app/frontend")
+        stage.settle()
+
+    assert set(statuses) == {200}
+
+
+def test_nothing_else_that_changes_has_such_a_gap(stage: Stage) -> None:
+    host = stage.app("app")
+    slow_to_compile(stage)
+    stage.settle()
+
+    with stage.load(host) as statuses:
+        for number in range(10):
+            stage.frontend("app", "app", f'Host("{host}")', Hostname=str(number))
+            stage.server("app", "x", stage.pod(("x", "y")[number % 2]))
+            stage.backend("app", Timeouts={"Read": f"{number + 1}s"})
+            limit = {"Connections": 1000 + number, "Variable": "client.ip"}
+            stage.middleware("app", "m", "connlimit", limit)
+        stage.settle()
+
+    assert set(statuses) == {200}
 
 
 def test_a_kept_connection_of_a_client_goes_through_switches(stage: Stage) -> None:
@@ -397,9 +471,10 @@ def websocket(connection: socket.socket, head: bytes) -> None:
         connection.sendall(bytes([0x81, len(said)]) + said)
 
 
-def test_a_websocket_outlives_its_frontend(stage: Stage) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_websocket_outlives_its_frontend(stage: Stage, stream: bool) -> None:
     with RawServer(websocket) as server:
-        host = serve(stage, server.url)
+        host = serve(stage, server.url, Stream=stream)
         with socket.create_connection(("127.0.0.1", stage.vulcand.port), 5) as client:
             upgrade = (
                 f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -23,17 +23,29 @@ def switches(stage: Stage, daemon: Vulcanized, count: int) -> list[Sample]:
 
     The floor is a bare watch of the key, and then a bare `set map`.
     """
+    with stage.switch_floor() as floor:
+        puts = _switch(stage, daemon, count)
+        seen = floor.moments("put", puts)
+    return [Sample(seen[at][1] - sent, first - sent) for at, (sent, first) in puts.items()]
+
+
+def effects(stage: Stage, daemon: Vulcanized, count: int) -> list[float]:
+    """The same, ours alone, in seconds."""
+    return [first - sent for sent, first in _switch(stage, daemon, count).values()]
+
+
+def _switch(stage: Stage, daemon: Vulcanized, count: int) -> dict[str, tuple[float, float]]:
+    """When each put was sent and first answered, by its revision."""
     puts: dict[str, tuple[float, float]] = {}
-    with stage.switch_floor() as floor, Probe(daemon.port) as probe:
+    with Probe(daemon.port) as probe:
         for number in range(count):
             time.sleep(_CALM)
             version = _other(number)
             sent = time.monotonic()
             revision = stage.etcd.put(stage.active, version)
             puts[str(revision)] = (sent, _first_answer(probe, version))
-        seen = floor.moments("put", puts)
     _back(stage)
-    return [Sample(seen[at][1] - sent, first - sent) for at, (sent, first) in puts.items()]
+    return puts
 
 
 def switches_under_load(stage: Stage, daemon: Vulcanized, count: int) -> Report:

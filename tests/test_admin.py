@@ -30,9 +30,10 @@ from vulcanized.model import (
     Remembered,
     SourcePhase,
     SourceState,
+    Standing,
 )
 from vulcanized.reconciler import Snapshot
-from vulcanized.status import status_document
+from vulcanized.status import standing_in_words, status_document, target_document
 from vulcanized.statuspage import status_page
 from vulcanized.statustable import print_status
 from vulcanized.targets.runner import RunnerState
@@ -101,6 +102,26 @@ def test_status_tells_versions_servers_activation_and_problems() -> None:
     (target,) = document["targets"]
     assert target["quarantined"] == [{"app": "default/todo", "reason": f"no {HOSTILE}"}]
     json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("standing", "words"),
+    [
+        (Standing(), ""),
+        (Standing(True, "infra-1"), "leads"),
+        (Standing(False, "infra-2"), "waits behind infra-2"),
+        (Standing(False), "nobody leads"),
+        (Standing(True, "infra-1", 3, "nothing answers"), "leads, unproven: nothing answers"),
+    ],
+)
+def test_who_leads_and_what_is_proven_is_told(standing: Standing, words: str) -> None:
+    state = RunnerState(
+        *("tree", "vulcand", 7, 6, True, "", 0, {"updated": 3}, {}, 0), standing=standing
+    )
+    document = target_document(state)
+    assert document["leading"] == standing.leading
+    assert document["proven"] == standing.proven
+    assert standing_in_words(document) == words
 
 
 def test_pages_escape_what_comes_from_hostile_places() -> None:

@@ -144,6 +144,21 @@ def problem_document(problem: Problem) -> Json:
     }
 
 
+def standing_in_words(target: Json) -> str:
+    """Who leads on a target that several daemons share, and what is not proven; "" for others.
+
+    A daemon of an older release may not say.
+    """
+    words = []
+    leading, leader = target.get("leading"), target.get("leader")
+    if leading is not None:
+        waiting = f"waits behind {leader}" if leader else "nobody leads"
+        words.append("leads" if leading else waiting)
+    if unproven := target.get("unproven"):
+        words.append(f"unproven: {unproven}")
+    return ", ".join(words)
+
+
 def activation_in_words(app: Json) -> str:
     """The activation in effect of an app's document, for people."""
     in_effect = app["activation"]["in_effect"]

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from vulcanized.resources import templates_directory
-from vulcanized.status import activation_in_words
+from vulcanized.status import activation_in_words, standing_in_words
 
 
 def status_page(document: dict[str, Any]) -> str:
@@ -26,4 +26,5 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["activation"] = activation_in_words
+    environment.filters["standing"] = standing_in_words
     return environment.get_template("admin/status.html.j2")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vulcanized.printable import printable_document
-from vulcanized.status import activation_in_words
+from vulcanized.status import activation_in_words, standing_in_words
 
 Json = dict[str, Any]
 
@@ -61,6 +61,8 @@ def _followed(document: Json) -> Table:
         notes = f"{sum(target['reloads'].values())} reloads"
         if target["quarantined"]:
             notes += f", {len(target['quarantined'])} apps quarantined"
+        if standing := standing_in_words(target):
+            notes += f", {standing}"
         table.add_row(
             "target",
             Text(f"{target['name']} ({target['kind']})"),

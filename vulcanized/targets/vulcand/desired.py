@@ -9,15 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vulcanized.errors import Rejected
-from vulcanized.model import AppId, DesiredApp, PathKind, Route
+from vulcanized.model import Adoption, AppId, DesiredApp, Route
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.mix import Mix
 from vulcanized.targets.vulcand.parts import Claim, Part, make_part, not_found, nowhere
 from vulcanized.targets.vulcand.plan import Wanted
-from vulcanized.targets.vulcand.routes import covering, is_whole
-
-_GUARD = Route("", PathKind.PREFIX, "")
-"""No app can have this path: its frontend's id is that of the one that answers 404."""
+from vulcanized.targets.vulcand.routes import covering, is_whole, not_found_text, overlaps
 
 
 def _routes(part: Part) -> Iterable[Route]:
@@ -29,7 +26,8 @@ class Desired:
     """The objects of all apps, and those that no single app has.
 
     `parts` is what each app is in vulcand's words, `refused` why an app cannot be said in them: its
-    last part stays. `rounded`: the apps whose weights could not be reached.
+    last part stays. `rounded`: the apps whose weights could not be reached. `adopting`: those that
+    name objects of other people; which of them they may take is decided where those are known.
     """
 
     def __init__(self, keys: Keys, mark: str) -> None:
@@ -37,6 +35,7 @@ class Desired:
         self.parts: dict[AppId, Part] = {}
         self.refused: dict[AppId, str] = {}
         self.rounded: dict[AppId, Mix] = {}
+        self.adopting: dict[AppId, Adoption] = {}
         self._keys = keys
         self._mark = mark
         self._owners: dict[str, AppId] = {}
@@ -74,15 +73,15 @@ class Desired:
         for part in (*before.values(), *fresh.values()):
             if part is None:
                 continue
-            adopt = part.desired.policies.adopt
-            backends |= part.backends.keys() | set(adopt.backends)
-            frontends |= part.frontends.keys() | set(adopt.frontends)
+            backends |= part.backends.keys()
+            frontends |= part.frontends.keys()
             hosts |= {claim.route.host for claim in part.claims.values()}
         return backends, frontends | self._guard(hosts)
 
     def _forget(self, app: AppId, part: Part) -> None:
         wanted = self.wanted
         self.rounded.pop(app, None)
+        self.adopting.pop(app, None)
         for id_ in part.backends:
             wanted.backends.pop(id_, None)
         for id_ in part.frontends:
@@ -91,9 +90,6 @@ class Desired:
                 wanted.frontends.pop(id_, None)
         for route in _routes(part):
             self._count(route, -1)
-        adopt = part.desired.policies.adopt
-        wanted.adopted_frontends.difference_update(adopt.frontends)
-        wanted.adopted_backends.difference_update(adopt.backends)
 
     def _keep(self, app: AppId, part: Part) -> None:
         wanted = self.wanted
@@ -105,9 +101,8 @@ class Desired:
         self._owners.update(dict.fromkeys(part.frontends, app))
         for route in _routes(part):
             self._count(route, 1)
-        adopt = part.desired.policies.adopt
-        wanted.adopted_frontends.update(adopt.frontends)
-        wanted.adopted_backends.update(adopt.backends)
+        if part.desired.policies.adopt != Adoption():
+            self.adopting[app] = part.desired.policies.adopt
 
     def _count(self, route: Route, by: int) -> None:
         counts = self._hosts.setdefault(route.host, Counter())
@@ -122,7 +117,7 @@ class Desired:
             hosts |= self._hosts.keys()
         changed = set()
         for host in hosts:
-            id_ = self._keys.frontend_id(Route(host, _GUARD.kind, _GUARD.path))
+            id_ = self._keys.frontend_id(host, not_found_text(host, self._keys.owner))
             counts = self._hosts.get(host)
             needed = counts is not None and not counts[True]
             if needed and any(each in self._hosts for each in covering(host)):
@@ -131,6 +126,26 @@ class Desired:
             elif self.wanted.frontends.pop(id_, None) is not None:
                 changed.add(id_)
         return changed
+
+    def adopt(self, foreign: Mapping[str, str]) -> None:
+        """Decide which objects of other people may be taken; `foreign`: the routes of frontends.
+
+        Only a frontend that is in the way of the app that names it: an app config must not be a way
+        to take away what has nothing to do with it.
+        """
+        self.wanted.adopted_frontends = {
+            id_
+            for app, adoption in self.adopting.items()
+            for id_ in adoption.frontends
+            if id_ in foreign
+            and any(
+                overlaps(claim.route, claim.text, foreign[id_])
+                for claim in self.parts[app].claims.values()
+            )
+        }
+        self.wanted.adopted_backends = {
+            id_ for adoption in self.adopting.values() for id_ in adoption.backends
+        }
 
     def app_of(self, frontend: str) -> AppId | None:
         """Whose frontend it is; None for those of no single app."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from vulcanized.model import ANY_VERSION, AppId, Route
+from vulcanized.model import ANY_VERSION, AppId
 
 _SEPARATOR: Final = "__"
 _READABLE: Final = 40
@@ -86,14 +86,14 @@ class Keys:
         """Whether it stands in for another one."""
         return self.owns(id_) and id_.endswith(ALTERNATE + _SEPARATOR)
 
-    def frontend_id(self, route: Route, pinned: str = "") -> str:
-        """The frontend of a route, the same whichever app has it: one that moves is one put.
+    def frontend_id(self, host: str, text: str) -> str:
+        """The frontend with this text as its route; `host` is only shown.
 
-        `pinned`: the version to which it leads those who ask for it.
+        It is the same whichever app has the route, so one that moves is one put. And no frontend's
+        text is ever another: vulcand takes the old one out before it puts the new one in.
         """
-        words = f"{route.host}\0{route.kind.value}\0{route.path}\0{pinned}"
-        digest = hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
-        host = re.sub(r"[^a-z0-9]", "-", route.host)[:_READABLE]
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        host = re.sub(r"[^a-z0-9]", "-", host)[:_READABLE]
         return f"{self._own}{host}{_SEPARATOR}{digest}{_SEPARATOR}"
 
     @property

@@ -25,11 +25,17 @@ from vulcanized.targets.vulcand.keys import MIDDLEWARES, MIXED, NOTHING, Keys, s
 from vulcanized.targets.vulcand.mix import Mix, mix
 from vulcanized.targets.vulcand.routes import Pinned, not_found_text, route_text
 
-DEFAULT_RETRIES: Final = 2
+DEFAULT_RETRIES: Final = 10
+"""The tries of several requests take turns: with one of two servers dead and 8 clients, 7 % of
+requests failed with 2 retries, 0.7 % with 4, none with 10."""
 IDLE_CONNECTIONS: Final = 128
 """For each server. Go's own default of 2 would open a new connection for most requests."""
 
 PROOF: Final = f"{MIDDLEWARES}proof"
+
+_HOUR: Final = 3600 * 10**9
+_TICK: Final = 10**6
+"""Nanoseconds."""
 
 _NONE: Final[Mapping[str, bytes]] = {}
 
@@ -142,8 +148,8 @@ class _Made:
         """Make a frontend; `version`: only for those who ask for it."""
         policies = self._desired.policies
         pinned = Pinned(policies.pin, version) if policies.pin and version else None
-        id_ = self._keys.frontend_id(route, version)
         text = route_text(route, self._keys.owner, pinned)
+        id_ = self._keys.frontend_id(route.host, text)
         content = {
             "Type": "http",
             "BackendId": backend,
@@ -159,14 +165,28 @@ class _Made:
 def not_found(keys: Keys, host: str, mark: str) -> FrontendObject:
     """Answers 404 to what no route of a host takes, where a wildcard would take it.
 
-    vulcand answers so when it cannot make a middleware: this one's regexp is broken on purpose. It
-    also writes a line to its log each time.
+    The backend has no servers, so the first try is answered with 503. That opens the breaker, and
+    the second try gets its answer.
     """
     text = not_found_text(host, keys.owner)
     backend = keys.nowhere_id
-    content = {"Type": "http", "BackendId": backend, "Route": text, "Settings": {}, "Owner": mark}
-    broken = {"Regexp": "(", "Replacement": "", "RewriteBody": False, "Redirect": False}
-    middleware = encoded({"Type": "rewrite", "Priority": 1, "Middleware": broken})
+    content = {
+        "Type": "http",
+        "BackendId": backend,
+        "Route": text,
+        "Settings": {"FailoverPredicate": "ResponseCode() == 503 && Attempts() < 2"},
+        "Owner": mark,
+    }
+    answer = {"StatusCode": 404, "ContentType": "text/plain", "Body": "404 no such host or path"}
+    breaker = {
+        # Always true. A number without a point would have vulcand drop it.
+        "Condition": "NetworkErrorRatio() < 2.0",
+        "Fallback": {"Type": "response", "Action": answer},
+        "FallbackDuration": _HOUR,
+        "RecoveryDuration": _HOUR,
+        "CheckPeriod": _TICK,
+    }
+    middleware = encoded({"Type": "cbreaker", "Priority": 1, "Middleware": breaker})
     return FrontendObject(encoded(content), backend, text, {f"{MIDDLEWARES}not-found": middleware})
 
 
@@ -255,20 +275,25 @@ def _backend_settings(policies: Policies) -> dict[str, Any]:
 
 
 def _frontend_settings(policies: Policies) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "FailoverPredicate": failover(policies.retries),
-        "PassHostHeader": True,
-    }
+    settings: dict[str, Any] = {"PassHostHeader": True}
     if policies.max_body_size is not None:
         settings["Limits"] = {"MaxBodyBytes": policies.max_body_size}
+    elif policies.retries == 0:
+        # What may not be tried again and is not limited need not be held until it is whole.
+        settings["Stream"] = True
+        return settings
+    settings["FailoverPredicate"] = failover(policies.retries)
     return settings
 
 
 def failover(retries: int | None) -> str:
-    """When a request is tried on another server: only those that may be made twice."""
+    """When a request is tried on another server: only those that may be made twice.
+
+    Not after a time-out (504): what is too slow for one pod would be sent to all of them.
+    """
     tries = DEFAULT_RETRIES if retries is None else retries
     repeatable = " || ".join(f'RequestMethod() == "{method}"' for method in ("GET", "HEAD"))
-    return f"IsNetworkError() && Attempts() <= {tries} && ({repeatable})"
+    return f"ResponseCode() == 502 && Attempts() <= {tries} && ({repeatable})"
 
 
 def _middlewares(policies: Policies) -> Mapping[str, bytes]:

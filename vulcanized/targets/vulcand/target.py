@@ -118,6 +118,7 @@ class VulcandTarget:
         self._words: dict[str, int] = {}
         self._proven = 0
         self._word = self._unproven = ""
+        self._conflict: tuple[str, ...] = ()
         self._foreign: dict[str, str] = {}
         self._held: dict[str, str] = {}
         self._problems: tuple[Problem, ...] = ()
@@ -162,6 +163,7 @@ class VulcandTarget:
         desired = self._made_of(apps)
         refused = {str(app): why for app, why in desired.refused.items()}
         foreign = self._read().foreign_routes()
+        desired.adopt(foreign)
         for id_ in desired.wanted.frontends:
             if why := _in_the_way(desired, id_, foreign):
                 refused.setdefault(str(desired.app_of(id_)), why)
@@ -246,7 +248,9 @@ class VulcandTarget:
                 self._write(groups, fence)
             except Conflict as error:
                 # Either another leads, or somebody changed a frontend: the watch tells of both.
-                log.warning("not written", target=self.name, reason=str(error))
+                if error.keys != self._conflict:
+                    log.warning("not written", target=self.name, reason=str(error))
+                self._conflict = error.keys
                 return self._applied(Outcome.UNCHANGED, self._clock() + AGAIN)
             except (SourceError, LeaseLost) as error:
                 # Some of it may have been made: only a list can tell.
@@ -255,6 +259,7 @@ class VulcandTarget:
                     f"writing vulcand's tree failed; nothing more is written until it is read "
                     f"again: {error}"
                 ) from error
+        self._conflict = ()
         self._arrive()
         outcome = Outcome.UPDATED if groups else Outcome.UNCHANGED
         return self._applied(outcome, self._clock() + LOOK_EVERY)
@@ -272,9 +277,12 @@ class VulcandTarget:
             tree.foreign_changed = False
             self._foreign = tree.foreign_routes()
             asked = asked | wanted.frontends.keys()
-            # What was refused may be possible now.
+            # What was refused may be possible now, and what is named may be there.
             self._frontends |= self._held.keys()
             self._see_neighbours()
+        self._desired.adopt(self._foreign)
+        self._frontends |= wanted.adopted_frontends
+        self._backends |= wanted.adopted_backends
         self._look_for_others(asked)
         frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
         groups = plan(wanted, tree, Touched(self._backends, frontends))

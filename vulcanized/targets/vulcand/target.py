@@ -317,14 +317,21 @@ class VulcandTarget:
 
     def _write(self, groups: Iterable[Group], fence: Compare) -> None:
         """Write in as many transactions as it takes; the tree knows of each that was made."""
-        for group in transactions(groups):
-            revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
-            with self._tree.lock:
-                for operation in group.operations:
-                    if isinstance(operation, Put):
-                        self._tree.wrote(operation.key, operation.value, revision)
-                    else:
-                        self._tree.wrote(operation.key, None, revision)
+        self._tree.quiet.clear()
+        try:
+            for group in transactions(groups):
+                self._transact(group, fence)
+        finally:
+            self._tree.quiet.set()
+
+    def _transact(self, group: Group, fence: Compare) -> None:
+        revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
+        with self._tree.lock:
+            for operation in group.operations:
+                if isinstance(operation, Put):
+                    self._tree.wrote(operation.key, operation.value, revision)
+                else:
+                    self._tree.wrote(operation.key, None, revision)
 
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""

@@ -53,6 +53,7 @@ _DECODER = msgspec.json.Decoder(_Frontend)
 class Tree:
     """All backends and frontends by their ids, foreign ones too. Its owner holds `lock`.
 
+    `quiet` is cleared while we write: what etcd tells of it is no news then.
     `dirty_*` are the ids of which something was changed by somebody else since they were taken.
     `lost`: backends that were deleted while vulcand may have had frontends on them: it goes on with
     what it had, and follows no more (see `plan`).
@@ -60,6 +61,8 @@ class Tree:
 
     def __init__(self, keys: Keys) -> None:
         self.lock = threading.Lock()
+        self.quiet = threading.Event()
+        self.quiet.set()
         self.keys = keys
         self.backends: dict[str, Node] = {}
         self.frontends: dict[str, Node] = {}

@@ -1,7 +1,14 @@
-"""A bare client of etcd: what the floor writes with, and sees keys change by."""
+"""A bare client of etcd: what the floor writes with, and sees keys change by.
+
+    python -m benchmarks.bare PORT PREFIX
+
+watches, says `watching` on its standard output, and ends with its standard input.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -114,3 +121,15 @@ class Seen:
         except grpc.RpcError:
             if not self._done.is_set():
                 raise
+
+
+def main(port: str, prefix: str) -> None:
+    """Watch until standard input ends."""
+    with Seen(int(port), prefix):
+        print("watching", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

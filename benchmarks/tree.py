@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from vulcanized.model import (
 from vulcanized.settings import EtcdSettings, VulcandSettings
 from vulcanized.targets.vulcand import VulcandTarget
 
+_ROOT = Path(__file__).parents[1]
+_TREE = "vulcand"
 _READY = 60.0
 _EFFECT = 10.0
 _WORK = 0.3  # seconds after its event in which all that it costs is done
@@ -46,30 +50,60 @@ _APPS_USED = 10
 # --- all at once --------------------------------------------------------------------------------
 
 
-def whole(apps: int, servers: int, times: int) -> list[Sample]:
+def whole(apps: int, servers: int, times: int) -> tuple[list[Sample], list[Sample]]:
     """Write a tree of many apps to an empty prefix, by turns as a bare client and as the target.
 
     Ours is the time from the change being handed to the target until `apply` returns; the target
-    leads by then, and has read that nothing is there. The floor writes the same keys.
+    leads by then, and has read that nothing is there. The floor writes the same keys; the second
+    one while somebody watches them, as each vulcand does and the target has to.
     """
     desired = {one.app: one for one in (_app(number, servers) for number in range(apps))}
-    samples = []
+    alone: list[Sample] = []
+    watched: list[Sample] = []
     with Etcd() as etcd, Bare(etcd.port) as bare:
-        for number in range(times):
-            keys = _keys(etcd, desired, f"floor{number}")
-            began = time.monotonic()
-            bare.put_all(keys)
-            floor = time.monotonic() - began
-            etcd.delete_prefix(f"floor{number}")
-            samples.append(Sample(floor, _ours(etcd, desired, f"ours{number}", len(keys))))
-            etcd.delete_prefix(f"ours{number}")
+        for _ in range(times):
+            keys = _keys(etcd, desired)
+            without = _floor(etcd, bare, keys)
+            with _watcher(etcd):
+                floor = _floor(etcd, bare, keys)
+            ours = _ours(etcd, desired, len(keys))
+            etcd.delete_prefix(f"{_TREE}/")
             etcd.compact()
-    return samples
+            alone.append(Sample(without, ours))
+            watched.append(Sample(floor, ours))
+    return alone, watched
 
 
-def _keys(etcd: Etcd, desired: Mapping[AppId, DesiredApp], prefix: str) -> dict[str, bytes]:
+def _floor(etcd: Etcd, bare: Bare, keys: Mapping[str, bytes]) -> float:
+    began = time.monotonic()
+    bare.put_all(keys)
+    took = time.monotonic() - began
+    etcd.delete_prefix(f"{_TREE}/")
+    return took
+
+
+@contextmanager
+def _watcher(etcd: Etcd) -> Iterator[None]:
+    """A process that watches the tree and does nothing else."""
+    command = [sys.executable, "-m", "benchmarks.bare", str(etcd.port), f"{_TREE}/"]
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, process_group=0
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        if not child.stdout.readline():
+            raise NoEffect("the bare watch has ended")
+        yield
+    finally:
+        child.stdin.close()
+        child.stdout.close()
+        child.wait()
+
+
+def _keys(etcd: Etcd, desired: Mapping[AppId, DesiredApp]) -> dict[str, bytes]:
     """What the target writes, in an order that vulcand takes."""
-    target, client, _ = _target(etcd, prefix)
+    target, client, _ = _target(etcd)
     with client:
         shown = target.rendered(desired)
     ranks = ("/backend", "/servers/", "/frontend")
@@ -81,8 +115,8 @@ def _keys(etcd: Etcd, desired: Mapping[AppId, DesiredApp], prefix: str) -> dict[
     return {key: shown[key].removesuffix("\n").encode() for key in sorted(shown, key=rank)}
 
 
-def _ours(etcd: Etcd, desired: Mapping[AppId, DesiredApp], prefix: str, keys: int) -> float:
-    target, client, woken = _target(etcd, prefix)
+def _ours(etcd: Etcd, desired: Mapping[AppId, DesiredApp], keys: int) -> float:
+    target, client, woken = _target(etcd)
     nothing = Change(1, {}, complete=True, since=time.monotonic())
 
     def leads() -> bool:
@@ -97,7 +131,7 @@ def _ours(etcd: Etcd, desired: Mapping[AppId, DesiredApp], prefix: str, keys: in
             began = time.monotonic()
             applied = target.apply(Change(2, desired, complete=True, since=began), began)
             took = time.monotonic() - began
-            written = len(client.list_prefix(prefix).items)
+            written = len(client.list_prefix(f"{_TREE}/").items)
             if (applied.outcome, applied.generation) != (Outcome.UPDATED, 2) or written != keys:
                 raise NoEffect(f"{written} of {keys} keys were written: {applied}")
         finally:
@@ -105,14 +139,14 @@ def _ours(etcd: Etcd, desired: Mapping[AppId, DesiredApp], prefix: str, keys: in
     return took
 
 
-def _target(etcd: Etcd, prefix: str) -> tuple[VulcandTarget, EtcdClient, threading.Event]:
+def _target(etcd: Etcd) -> tuple[VulcandTarget, EtcdClient, threading.Event]:
     """A target of its own leadership, its client, and what is set when it wants to be called."""
     client = connect(EtcdSettings(endpoints=etcd.endpoints))
     woken = threading.Event()
     target = VulcandTarget(
-        VulcandSettings(prefix=prefix),
+        VulcandSettings(prefix=_TREE),
         client,
-        etcd_prefix=f"/{prefix}",
+        etcd_prefix="/vulcanized",
         instance="benchmark",
         wake=woken.set,
     )

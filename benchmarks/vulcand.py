@@ -66,7 +66,9 @@ def measure(folder: Path, say: Say, extent: Extent, rows: list[Row]) -> None:
     apps, servers, times = extent.written
     what = f"{apps:,} apps x {servers} servers written to an empty tree"
     say(f"{what}, {times} times")
-    rows.append(figures.compared(what, tree.whole(apps, servers, times), 1.5))
+    alone, watched = tree.whole(apps, servers, times)
+    rows.append(figures.compared(what, alone, 1.5))
+    rows.append(figures.compared("the same, a floor that is watched, as by a vulcand", watched))
     rows += tree.one_pod(folder, say, extent.small, extent.large, extent.events)
 
 
@@ -100,10 +102,17 @@ def served(stage: Stage, port: int, extent: Extent, rows: list[Row]) -> None:
             rows.append(figures.compared(f"DELETE sent → last answer, {what}", deleted))
         stage.say(f"{what}: {extent.turns * extent.switches} switches, well apart")
         switched: list[Sample] = []
+
+        def active(version: str) -> None:
+            bare.put(stage.active, version.encode())
+
         for _ in range(extent.turns):
             bares = floor.switches(extent.switches)
-            ours = switches.effects(stage, daemon, extent.switches)
-            switched += [Sample(*pair) for pair in zip(bares, ours, strict=True)]
+            ours = switches.effects(daemon, active, extent.switches)
+            switched += [
+                Sample(floor_, first - sent)
+                for floor_, (sent, first) in zip(bares, ours, strict=True)
+            ]
         rows.append(figures.compared(f"switch put → first answer, {what}", switched, 3.0))
         stage.say(f"{what}: {extent.switches_under_load} switches under load")
         report = switches.switches_under_load(stage, daemon, extent.switches_under_load)

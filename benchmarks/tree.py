@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from benchmarks.stage import Say
 from tests.daemons import Vulcanized
 from tests.servers.etcd import Etcd
 from tests.servers.wait import eventually
+from vulcanized.daemon import tune
 from vulcanized.etcd import EtcdClient, connect
 from vulcanized.model import (
     ANY_VERSION,
@@ -60,7 +62,7 @@ def whole(apps: int, servers: int, times: int) -> tuple[list[Sample], list[Sampl
     desired = {one.app: one for one in (_app(number, servers) for number in range(apps))}
     alone: list[Sample] = []
     watched: list[Sample] = []
-    with Etcd() as etcd, Bare(etcd.port) as bare:
+    with _tuned_as_a_daemon(), Etcd() as etcd, Bare(etcd.port) as bare:
         for _ in range(times):
             keys = _keys(etcd, desired)
             without = _floor(etcd, bare, keys)
@@ -72,6 +74,20 @@ def whole(apps: int, servers: int, times: int) -> tuple[list[Sample], list[Sampl
             alone.append(Sample(without, ours))
             watched.append(Sample(floor, ours))
     return alone, watched
+
+
+@contextmanager
+def _tuned_as_a_daemon() -> Iterator[None]:
+    """Both sides under the daemon's settings of the interpreter."""
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.collect()
+    tune()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
 
 
 def _floor(etcd: Etcd, bare: Bare, keys: Mapping[str, bytes]) -> float:

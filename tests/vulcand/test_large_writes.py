@@ -10,7 +10,7 @@ import pytest
 from tests.servers.fixtures import NewEtcd
 from tests.servers.wait import eventually
 from vulcanized.errors import ProxyUnreachable, Unreachable
-from vulcanized.etcd import EtcdClient, connect
+from vulcanized.etcd import EtcdClient, Event, connect
 from vulcanized.model import (
     AppId,
     Backend,
@@ -25,6 +25,7 @@ from vulcanized.model import (
 from vulcanized.settings import EtcdSettings, VulcandSettings
 from vulcanized.targets.vulcand import VulcandTarget
 from vulcanized.targets.vulcand.keys import Keys, Place
+from vulcanized.targets.vulcand.tree import Tree
 
 SERVERS = 700
 
@@ -122,6 +123,26 @@ def test_a_transaction_that_fails_among_others_is_made_good(
     after = revisions(written.client)
     assert len(after["servers"]) == 2 * SERVERS
     assert set(before["servers"]) <= set(after["servers"]), "what was made is not made again"
+
+
+def test_servers_of_another_fleet_are_no_news() -> None:
+    tree = Tree(Keys("vulcand", "east"))
+    west = Keys("vulcand", "west")
+    backend = west.backend_id(AppId("default", "one"), "1")
+
+    server = west.server(backend, "s")
+    told: list[bool] = []
+    for key, value in (
+        (west.backend(backend), b'{"Type":"http"}'),
+        (server, b'{"URL":"http://10.0.0.1:80"}'),
+        (server, None),
+        (west.backend(backend), None),
+    ):
+        tree.event(Event(key, value, 5, 5 + len(told)))
+        told.append(tree.dirty)
+        tree.foreign_changed = False
+
+    assert told == [True, False, False, True]
 
 
 def test_the_place_of_a_key() -> None:

@@ -221,7 +221,9 @@ class Tree:
 
     def _mark(self, place: Place) -> None:
         if not self.keys.owns(place.id):
-            self.foreign_changed = True
+            # Servers and middlewares of others are nothing to us: another fleet's pods come and go.
+            if not place.part:
+                self.foreign_changed = True
         elif place.kind == "backends":
             self.dirty_backends.add(place.id)
         else:

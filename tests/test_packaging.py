@@ -40,6 +40,13 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_daemon_is_imported_without_what_only_draws_tables() -> None:
+    said = "import sys, vulcanized.daemon; print('rich' in sys.modules); import rich; print(rich)"
+    missing, found = run(sys.executable, "-c", said).splitlines()
+    assert missing == "False"
+    assert "rich" in found
+
+
 # --- the wheel --------------------------------------------------------------------------------
 
 

@@ -18,6 +18,27 @@ from vulcanized.reflector import Backoff, Lines, Reflector, Silent, Timing
 # --- ends and failures ------------------------------------------------------------------------
 
 
+def test_a_place_that_was_lost_while_the_server_was_away_is_found_again_soon() -> None:
+    """It answers by now: how long it did not is no reason to wait."""
+    server = Server(listed(), *[Unreachable("refused")] * 6, Expired("410"), listed())
+
+    reflector = server.run()
+
+    assert server.waits == [0.8, 1.6, 3.2, 6.4, 12.8, 20.0, 0.8]
+    assert server.requests()[-2:] == ["list", "watch 100"]
+    assert reflector.state().phase is SourcePhase.SYNCED
+
+
+def test_a_place_that_is_lost_over_and_over_is_looked_for_more_seldom() -> None:
+    steps: list[bytes | SourceError | list[bytes | float | SourceError]]
+    steps = [Expired("410"), listed()] * 4
+    server = Server(listed(), *steps)
+
+    server.run()
+
+    assert server.waits == [0.8, 1.6, 3.2, 6.4]
+
+
 def test_a_clean_end_is_watched_on_at_once() -> None:
     server = Server(listed(), [400.0], [400.0], [400.0])
 

@@ -8,9 +8,9 @@ proxy's syntax can be written. What passes here needs no escaping later.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -322,8 +322,7 @@ class AppConfig(_Model):
 # --- translation -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AppSpec:
+class AppSpec(msgspec.Struct, frozen=True, gc=False):
     """An app config as model values. `port`: number, name, or None for the default."""
 
     routes: tuple[Route, ...]

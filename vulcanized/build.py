@@ -8,12 +8,14 @@ activation under it. Both give the same answer for the same input, whatever came
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from calendar import timegm
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import strptime
+
+import msgspec
 
 from vulcanized.activation import activation_text, parse_activation
 from vulcanized.appconfig import AppSpec, parse_app_config
@@ -37,6 +39,7 @@ from vulcanized.model import (
 )
 
 HEALTH_PORT_NAME = "healthcheck"
+_EVERY_VERSION = (Share(ANY_VERSION, 1),)
 _ANNOTATION = "annotation vulcanized.io/config of"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -45,8 +48,7 @@ Refuse = Callable[[AppSpec], str]
 """Why a config that can be parsed is refused all the same; "": it is not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Configured:
+class Configured(msgspec.Struct, frozen=True, gc=False):
     """Which app config holds. `spec` None: the app has none that can be used.
 
     `document` is the one in effect, `written` the one that should be; `quarantined`: it was
@@ -199,7 +201,7 @@ def build(
 
     if split is None:
         backends: tuple[Backend, ...] = (Backend(ANY_VERSION, _sorted(_all(placed))),)
-        split = (Share(ANY_VERSION, 1),)
+        split = _EVERY_VERSION
     else:
         named = {share.version for share in split}
         backends = tuple(
@@ -219,7 +221,7 @@ def build(
         )
     desired = DesiredApp(
         app=app,
-        routes=tuple(route for route in spec.routes if route not in lost),
+        routes=tuple(route for route in spec.routes if route not in lost) if lost else spec.routes,
         split=split,
         backends=backends,
         policies=spec.policies,
@@ -247,7 +249,13 @@ def _versions(observed: Observed) -> tuple[str, ...]:
         for controller in observed.controllers
         if controller.desired > 0 and controller.version
     }
-    return tuple(sorted(pods | controllers))
+    return _shared(tuple(sorted(pods | controllers)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared(versions: tuple[str, ...]) -> tuple[str, ...]:
+    """One object for equal values: thousands of apps have the same versions."""
+    return versions
 
 
 def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[str, list[Server]]:

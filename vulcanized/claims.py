@@ -19,7 +19,7 @@ class Claims:
     def __init__(self) -> None:
         # Tuples: nearly every route has one claim, and nearly every app a few routes.
         self._by_route: dict[Route, tuple[Order, ...]] = {}
-        self._by_app: dict[AppId, tuple[Order, tuple[Route, ...]]] = {}
+        self._by_app: dict[AppId, tuple[Route, ...]] = {}
 
     def claim(self, app: AppId, routes: Iterable[Route], order: Order) -> set[AppId]:
         """Replace all claims of an app, whose name `order` ends with; no routes: it has none.
@@ -29,8 +29,8 @@ class Claims:
         """
         claimed = tuple(routes)
         wanted = frozenset(claimed)
-        old_order, old = self._by_app.get(app, (order, ()))
-        held = frozenset(old)
+        held = frozenset(self._by_app.get(app, ()))
+        old_order = self._order(app, held, order)
         if held == wanted and old_order == order:
             return set()
         before = {route: self.owner(route) for route in held | wanted}
@@ -39,7 +39,7 @@ class Claims:
         for route in wanted:
             self._put(route, (*self._by_route.get(route, ()), order))
         if wanted:
-            self._by_app[app] = (order, claimed)
+            self._by_app[app] = claimed
         else:
             self._by_app.pop(app, None)
         touched: set[AppId] = set()
@@ -56,9 +56,14 @@ class Claims:
 
     def taken(self, app: AppId) -> list[tuple[Route, AppId]]:
         """The routes that this app claims and another owns, each with its owner."""
-        _, routes = self._by_app.get(app, ((0, app), ()))
-        owners = ((route, self.owner(route)) for route in dict.fromkeys(routes))
+        routes = dict.fromkeys(self._by_app.get(app, ()))
+        owners = ((route, self.owner(route)) for route in routes)
         return [(route, owner) for route, owner in owners if owner is not None and owner != app]
+
+    def _order(self, app: AppId, held: Iterable[Route], default: Order) -> Order:
+        """How the claims of an app are ordered now, the same on all that it holds."""
+        orders = (each for route in held for each in self._by_route[route] if each[1] == app)
+        return next(orders, default)
 
     def _put(self, route: Route, claims: tuple[Order, ...]) -> None:
         if claims:

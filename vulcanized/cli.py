@@ -244,9 +244,11 @@ def _ask(settings: Settings) -> dict[str, Any]:
     import urllib.error
     import urllib.request
 
+    from vulcanized.model import Endpoint
+
     listen = settings.admin.listen
     anywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not a bind
-    address = listen._replace(address=anywhere.get(listen.address, listen.address))
+    address = Endpoint(anywhere.get(listen.address, listen.address), listen.port)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{address}/status", timeout=10) as response:

@@ -11,9 +11,9 @@ times `time.monotonic()` seconds.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -152,18 +152,25 @@ class ServerState(enum.StrEnum):
     MAINT = "maint"
 
 
-class Endpoint(NamedTuple):
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     """Address and port of one pod as Kubernetes reports it. IPv6 without brackets."""
 
     address: str
     port: int
 
+    def __iter__(self) -> Iterator[Any]:
+        """Both, in the order in which sockets take them."""
+        return iter((self.address, self.port))
+
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else ":".join(map(str, self))
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Server:
+class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     """An endpoint placed in a backend.
 
     `name` is unique in its backend and changes with the pod's uid, address or port: a server is
@@ -178,8 +185,7 @@ class Server:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """The servers of one version of one app, sorted by name; `ANY_VERSION`: of all its versions."""
 
     version: str
@@ -317,8 +323,7 @@ class Policies:
     template: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredApp:
+class DesiredApp(msgspec.Struct, frozen=True, gc=False):
     """All that a target must show of one app.
 
     `routes` is sorted and holds only routes that this app owns; it is empty while others own all
@@ -429,8 +434,7 @@ class Problem:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True, gc=False):
     """What an app last had in effect: survives a refused config, a held activation and a restart.
 
     `config`: the text of the last app config that was accepted. `activation`: the text of the last
@@ -443,8 +447,7 @@ class Remembered:
     elsewhere: tuple[tuple[str, Document], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True, gc=False):
     """One app after `build`: what it should be, what stands in the way, what to remember.
 
     `wanted` is the activation as written ("" for none), `in_effect` the split that holds now.

@@ -113,17 +113,22 @@ class Cache(Generic[Record]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
-        self._apps: dict[AppId, dict[str, Record]] = {}
+        self._apps: dict[AppId, tuple[Record, ...]] = {}  # each sorted by uid
 
     def replace(self, records: Iterable[Record]) -> set[AppId]:
         """Make these all there is."""
         fresh = {record.uid: record for record in records}
-        apps: dict[AppId, dict[str, Record]] = {}
-        for uid, record in fresh.items():
-            apps.setdefault(_app(record), {})[uid] = record
-        changed = {app for app in self._apps.keys() | apps if self._apps.get(app) != apps.get(app)}
-        for app in apps.keys() - changed:
-            apps[app] = self._apps[app]
+        grouped: dict[AppId, list[Record]] = {}
+        for record in fresh.values():
+            grouped.setdefault(_app(record), []).append(record)
+        apps: dict[AppId, tuple[Record, ...]] = {}
+        changed = self._apps.keys() - grouped.keys()
+        while grouped:
+            app, found = grouped.popitem()
+            now, before = tuple(sorted(found, key=_uid)), self._apps.get(app, ())
+            apps[app] = before if now == before else now
+            if now != before:
+                changed.add(app)
         with self._lock:
             self._records, self._apps = fresh, apps
         return changed
@@ -141,7 +146,7 @@ class Cache(Generic[Record]):
             if before == record:
                 return ()
             self._records[record.uid] = record
-            self._apps.setdefault(app, {})[record.uid] = record
+            self._forget(app, record.uid, record)
             if before is None or (left := _app(before)) == app:
                 return (app,)
             self._forget(left, record.uid)
@@ -157,17 +162,18 @@ class Cache(Generic[Record]):
             self._forget(app, uid)
             return (app,)
 
-    def _forget(self, app: AppId, uid: str) -> None:
-        records = self._apps[app]
-        del records[uid]
-        if not records:
+    def _forget(self, app: AppId, uid: str, *instead: Record) -> None:
+        """Take a record out of its app, and put another one in."""
+        others = (record for record in self._apps.get(app, ()) if record.uid != uid)
+        records = tuple(sorted((*others, *instead), key=_uid))
+        if records:
+            self._apps[app] = records
+        else:
             del self._apps[app]
 
     def of(self, app: AppId) -> tuple[Record, ...]:
         """The records of one app, sorted by uid."""
-        with self._lock:
-            records = list(self._apps.get(app, {}).items())
-        return tuple(record for _, record in sorted(records, key=lambda item: item[0]))
+        return self._apps.get(app, ())
 
     def apps(self) -> set[AppId]:
         """The apps that have a record."""
@@ -194,6 +200,10 @@ class Cache(Generic[Record]):
 
 def _app(record: Record) -> AppId:
     return AppId(record.namespace, record.app)
+
+
+def _uid(record: Record) -> str:
+    return record.uid
 
 
 class Backoff:
@@ -253,6 +263,8 @@ class Reflector(Generic[Record]):
         self._clock = clock
         self._uniform = uniform
         self._backoff = Backoff(*timing.backoff, timing.calm, uniform)
+        # Whoever says that our place is lost is there: how long it was away does not count.
+        self._relisting = Backoff(*timing.backoff, timing.calm, uniform)
         self._version: str | None = None
         self._cause = ""
         self._relists: dict[str, int] = {}
@@ -472,9 +484,11 @@ class Reflector(Generic[Record]):
 
     def _failed(self, error: SourceError) -> float:
         """Note a failure; the seconds to wait."""
+        backoff = self._backoff
         if isinstance(error, Expired):
             self._lose_place("expired")
-        pause = self._backoff.after_failure(self._clock())
+            backoff = self._relisting
+        pause = backoff.after_failure(self._clock())
         if isinstance(error, Unreachable) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, self._timing.retry_after))
         self._following, self._doubt = False, True

@@ -7,8 +7,10 @@ last one that it could goes on, with the pods of today.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from vulcanized.appconfig import AppSpec
 from vulcanized.build import Configured, build, configure
@@ -47,7 +49,9 @@ class View:
         if not (self.target and configured.problems):
             return built
         named = tuple(
-            replace(problem, target=self.target) if problem.code == "not_in_effect" else problem
+            dataclasses.replace(problem, target=self.target)
+            if problem.code == "not_in_effect"
+            else problem
             for problem in built.problems
         )
         return replace(built, problems=named)

@@ -147,7 +147,9 @@ def judge_problems(built: Mapping[AppId, Built]) -> None:
     assert built[BYSTANDER.app].problems == ()
     desired = built[BYSTANDER.app].desired
     assert desired is not None
-    assert [server.endpoint for server in desired.backends[0].servers] == [("10.9.9.9", 8080)]
+    assert [server.endpoint for server in desired.backends[0].servers] == [
+        Endpoint("10.9.9.9", 8080)
+    ]
     for each in built.values():
         for problem in each.problems:
             assert problem.message.isprintable()
@@ -191,7 +193,9 @@ def judge_servers(part: Part) -> None:
             added += [("enable", "server", name)] if server.state is not ServerState.MAINT else []
             left += [("set", "server", name, "state", "maint"), ("del", "server", name)]
         running = {
-            server.name: LiveServer(*server.endpoint, ServerState.READY, server.weight)
+            server.name: LiveServer(
+                server.endpoint.address, server.endpoint.port, ServerState.READY, server.weight
+            )
             for server in pool.servers
         }
         plan.plan_removal(leaving, pool.shape.id, running)

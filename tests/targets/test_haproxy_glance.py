@@ -50,6 +50,7 @@ class Reads:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     monkeypatch.setattr(module, "MANY_BACKENDS", 0)
     monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(module, "LOOK_SHARE", 1)
     monkeypatch.setattr(module, "GLANCE_EVERY", 0.01)
     return Reads(monkeypatch)
 

@@ -9,9 +9,9 @@ from vulcanized.model import ServerState
 from vulcanized.targets.haproxy.live import (
     LiveServer,
     Processes,
+    Servers,
     alerts,
     parse_processes,
-    parse_servers,
     parse_table,
 )
 
@@ -90,7 +90,7 @@ def test_servers_are_told_by_backend_and_state() -> None:
         )
     )
     ready, drain, maint = ServerState.READY, ServerState.DRAIN, ServerState.MAINT
-    assert parse_servers(text + "\n", {"a:b:1": "", "a:c": "", "config": ""}) == {
+    assert Servers(text + "\n", {"a:b:1": "", "a:c": "", "config": ""}) == {
         "a:b:1": {
             "ready": LiveServer("10.0.0.1", 80, ready, 100),
             "drains": LiveServer("fd00::1", 80, drain, 100),
@@ -101,7 +101,7 @@ def test_servers_are_told_by_backend_and_state() -> None:
         "a:c": {},
     }
     with pytest.raises(ProxyUnreachable):
-        parse_servers("Can't find the target PID", {})
+        Servers("Can't find the target PID", {})
 
 
 def test_reasons_are_picked_out_of_what_haproxy_says() -> None:

@@ -81,7 +81,7 @@ def test_a_draining_server_finishes_what_it_has_and_gets_nothing_new(edge: Edge)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(get, edge.port, HOST, "/slow?seconds=0.8")
         eventually(lambda: edge.pods.in_flight("old"), 5, "the slow request is there")
-        drains = server("old", *old.endpoint, state=ServerState.DRAIN)
+        drains = server("old", old.endpoint.address, old.endpoint.port, ServerState.DRAIN)
         edge.apply(app(servers=[drains, new]))
         assert set(served_by(edge)) == {"new"}
         edge.apply(app(servers=[new]))
@@ -146,7 +146,11 @@ def test_servers_have_weights_of_their_own(edge: Edge) -> None:
     heavy, light = edge.pod("heavy", weight=200), edge.pod("light", weight=50)
     edge.show(app(servers=[heavy, light]))
     assert served_by(edge, requests=50)["heavy"] == pytest.approx(40, abs=2)
-    edge.show(app(servers=[server("heavy", *heavy.endpoint, weight=50), light]))
+    edge.show(
+        app(
+            servers=[server("heavy", heavy.endpoint.address, heavy.endpoint.port, weight=50), light]
+        )
+    )
     assert served_by(edge, requests=50)["heavy"] == pytest.approx(25, abs=2)
     assert edge.reloads == ["start"]
 
@@ -253,6 +257,14 @@ def test_hundreds_of_servers_come_and_go_at_once(edge: Edge) -> None:
     assert edge.reloads == ["start"]
 
 
+def stat(edge: Edge, name: str) -> dict[str, str]:
+    """What HAProxy counts of a server of `todo`."""
+    header, *lines = edge.command("show stat default:todo 4 -1").splitlines()
+    names = header.lstrip("# ").split(",")
+    rows = [dict(zip(names, line.split(","), strict=False)) for line in lines]
+    return next(row for row in rows if row.get("svname") == name)
+
+
 def test_a_limit_per_server_changes_at_run_time(edge: Edge) -> None:
     a = edge.pod("a")
     edge.show(app(servers=[a], policies=Policies(max_connections_server=1)))
@@ -260,12 +272,7 @@ def test_a_limit_per_server_changes_at_run_time(edge: Edge) -> None:
     edge.show(app(servers=[a], policies=Policies(max_connections_server=7)))
 
     def limit(name: str) -> str:
-        lines = edge.command("show stat default:todo 4 -1").splitlines()
-        rows = [
-            dict(zip(lines[0].lstrip("# ").split(","), line.split(","), strict=False))
-            for line in lines[1:]
-        ]
-        return next(row["slim"] for row in rows if row.get("svname") == name)
+        return stat(edge, name)["slim"]
 
     assert limit("a") == "7"
     b = edge.pod("b")
@@ -354,6 +361,17 @@ def test_no_request_fails_when_a_pod_is_gone_before_we_hear_of_it(edge: Edge) ->
     assert load.report.failed == {}
 
 
+def test_a_hash_that_leads_to_a_pod_that_is_gone_leads_on_at_once(edge: Edge) -> None:
+    """Not after three tries of the same one, a second apart."""
+    gone = edge.pod("gone")
+    edge.show(app(servers=[edge.pod("a"), gone], policies=Policies(balance=Balance.URI)))
+    edge.pods.stop("gone")
+    assert {edge.get(path=f"/{number}").pod for number in range(20)} == {"a"}
+    seen = stat(edge, "gone")
+    assert int(seen["wredis"]) > 0
+    assert int(seen["wretr"]) == 0
+
+
 def test_a_health_check_takes_a_server_out_and_back(edge: Edge) -> None:
     check = HealthCheck("/health", None, 0.1, 0.5, 1, 1, 200, 299)
     policies = Policies(health_check=check)
@@ -435,8 +453,10 @@ def test_files_are_behind_run_time_by_less_than_a_second(edge: Edge) -> None:
     edge.apply(app(servers=[a, b]))
     assert "server b " not in edge.file("haproxy.cfg")
     edge.until(lambda: "server b " in edge.file("haproxy.cfg"), 1.0, "the file is written")
-    edge.apply(app(servers=[a, server("b", *b.endpoint, state=ServerState.DRAIN)]))
+    edge.apply(
+        app(servers=[a, server("b", b.endpoint.address, b.endpoint.port, ServerState.DRAIN)])
+    )
     edge.until(lambda: "weight 0" in edge.file("haproxy.cfg"), 1.0)
-    now = app(servers=[a, server("b", *b.endpoint, state=ServerState.DRAIN)])
+    now = app(servers=[a, server("b", b.endpoint.address, b.endpoint.port, ServerState.DRAIN)])
     assert edge.target.rendered({TODO: now}) == edge.target.actual()
     assert edge.file(ACTIVE) == "default/todo default:todo\n"

@@ -186,7 +186,7 @@ def test_a_whole_map_is_replaced_only_when_all_of_it_arrived(said: dict[str, str
 def test_maps_and_servers_are_read_back(said: dict[str, str]) -> None:
     assert live.parse_table(said["show map"]) == {"a": "2", "q": "two"}
     assert live.parse_table(said["unknown map"]) is None
-    servers = live.parse_servers(said["servers"], {BACKEND: ""})[BACKEND]
+    servers = live.Servers(said["servers"], {BACKEND: ""})[BACKEND]
     assert servers["new"] == LiveServer("127.0.0.2", 8, ServerState.READY, 7)
     assert servers["one"].state is ServerState.DRAIN
 

@@ -101,7 +101,7 @@ class Config:
         self._frame: Frame | None = None
         self._order: list[AppId] = []
         self._blocks: list[_Block] = []
-        self._maps: dict[str, tuple[object, str]] = {}
+        self._maps: dict[str, tuple[int, str]] = {}
 
     @property
     def frame(self) -> Frame:
@@ -148,12 +148,11 @@ class Config:
         """File name -> text, the config first. `frame`: another one than `self.frame`."""
         frame = frame or self.frame
         blocks = self._blocks_of(parts)
-        made_of = [block.structure for block in blocks]
-        structure = chain(frame.structure.items(), *made_of)
+        structure = chain(frame.structure.items(), *(block.structure for block in blocks))
         return {
             CONFIG: "".join([frame.text, *[block.text for block in blocks]]),
-            **{name: self._map(name, dict(tables[name]), tables[name].items()) for name in TABLES},
-            STRUCTURE: self._map(STRUCTURE, (frame, made_of), structure),
+            **{name: self._map(name, tuple(tables[name].items())) for name in TABLES},
+            STRUCTURE: self._map(STRUCTURE, tuple(structure)),
         }
 
     def structure(self, parts: Iterable[Part], frame: Frame | None = None) -> dict[str, str]:
@@ -173,8 +172,9 @@ class Config:
                 self._blocks[at] = _Block.of(wanted)
         return self._blocks
 
-    def _map(self, name: str, made_of: object, entries: Iterable[tuple[str, str]]) -> str:
-        known = self._maps.get(name)
+    def _map(self, name: str, entries: tuple[tuple[str, str], ...]) -> str:
+        # Known by its hash: to keep what it was made of would cost more than the text.
+        made_of, known = hash(entries), self._maps.get(name)
         if known is None or known[0] != made_of:
             known = (made_of, _lines(in_order(name, entries)))
             self._maps[name] = known

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -34,6 +34,7 @@ DELETED_OR_BUSY: Final = re.compile(
 NO_SUCH_WORKER: Final = "Can't find the target "
 """Begins the answer of a master whose worker cannot be asked: it has ended, or still starts."""
 
+_SERVER_LINE: Final = re.compile(r"^\S+ (\S+) .*\n?", re.MULTILINE)
 _FORCED_OR_CONFIGURED_MAINT: Final = 0x01 | 0x04
 _FORCED_DRAIN: Final = 0x08
 _ALERT: Final = re.compile(r"^\[ALERT\]\s*\(\d+\) : (?:config : )?")
@@ -133,27 +134,52 @@ def parse_table(text: str) -> dict[str, str] | None:
     return table
 
 
-def parse_servers(text: str, backends: Mapping[str, str]) -> dict[str, dict[str, LiveServer]]:
-    """The answer to `show servers state`, of those backends. Raises ProxyUnreachable."""
-    if not text.startswith("1\n#"):
-        raise ProxyUnreachable(f"no answer to `show servers state`, but {text[:80]!r}")
-    servers: dict[str, dict[str, LiveServer]] = {id_: {} for id_ in backends if ":" in id_}
-    for line in text.splitlines()[2:]:
-        fields = line.split(" ", 19)
-        if len(fields) > 18 and fields[1] in servers:
-            servers[fields[1]][fields[3]] = LiveServer(
-                _canonical(fields[4]), int(fields[18]), _state(int(fields[6])), int(fields[7])
-            )
-    return servers
+class Servers(Mapping[str, Mapping[str, LiveServer]]):
+    """The servers of each of these backends in an answer to `show servers state`.
 
+    Each backend's are read when they are asked for: those of all, at once, would take more memory
+    than all that is kept. Raises ProxyUnreachable for another answer.
+    """
 
-def add_limits(servers: Mapping[str, dict[str, LiveServer]], text: str) -> None:
-    """Put the `maxconn` that some answers to `show stat` tell into `servers`."""
-    for line in text.splitlines():
-        fields = line.split(",", 7)
-        known = servers.get(fields[0], {})
-        if len(fields) > 7 and fields[1] in known:
-            known[fields[1]] = known[fields[1]]._replace(maxconn=int(fields[6] or 0))
+    def __init__(self, text: str, backends: Iterable[str]) -> None:
+        if not text.startswith("1\n#"):
+            raise ProxyUnreachable(f"no answer to `show servers state`, but {text[:80]!r}")
+        self._text = text
+        self._spans: dict[str, tuple[int, int]] = {id_: (0, 0) for id_ in backends if ":" in id_}
+        self._limits: dict[str, dict[str, int]] = {}
+        for line in _SERVER_LINE.finditer(text):
+            # The servers of a backend follow each other.
+            if (span := self._spans.get(line[1])) is not None:
+                self._spans[line[1]] = (span[0] or line.start(), line.end())
+
+    def add_limits(self, text: str) -> None:
+        """Take over the `maxconn` that some answers to `show stat` tell."""
+        for line in text.splitlines():
+            fields = line.split(",", 7)
+            if len(fields) > 7 and fields[0] in self._spans:
+                self._limits.setdefault(fields[0], {})[fields[1]] = int(fields[6] or 0)
+
+    def __getitem__(self, id_: str) -> Mapping[str, LiveServer]:
+        start, end = self._spans[id_]
+        limits = self._limits.get(id_, {})
+        servers = {}
+        for line in self._text[start:end].splitlines():
+            fields = line.split(" ", 19)
+            if len(fields) > 18 and fields[1] == id_:
+                servers[fields[3]] = LiveServer(
+                    _canonical(fields[4]),
+                    int(fields[18]),
+                    _state(int(fields[6])),
+                    int(fields[7]),
+                    limits.get(fields[3]),
+                )
+        return servers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
 
 
 def _canonical(address: str) -> str:
@@ -181,8 +207,10 @@ def limited_to(live: LiveServer, maxconn: int) -> bool:
 
 def stands_at(live: LiveServer, server: Server) -> bool:
     """Whether a running server has the wanted address, however that is written."""
-    literal, port = server.endpoint
-    return live.port == port and (live.address == literal or live.address == words.ip(literal))
+    literal = server.endpoint.address
+    return live.port == server.endpoint.port and (
+        live.address == literal or live.address == words.ip(literal)
+    )
 
 
 def shows(live: LiveServer, server: Server) -> bool:

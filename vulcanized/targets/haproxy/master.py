@@ -25,11 +25,10 @@ from vulcanized.targets.haproxy.live import (
     PREPARED,
     Live,
     Processes,
-    add_limits,
+    Servers,
     alerts,
     is_over,
     parse_processes,
-    parse_servers,
     parse_table,
 )
 from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES
@@ -144,10 +143,10 @@ class Master:
         if structure is None:
             return Live(processes, {}, {}, {})
         tables = {name: self._table(processes.worker, name) or {} for name in TABLES}
-        servers = parse_servers(self.ask(f"@!{processes.worker} show servers state\n"), structure)
+        servers = Servers(self.ask(f"@!{processes.worker} show servers state\n"), structure)
         if some := self._take_turns(structure):
             asked = ";".join(f"@!{processes.worker} show stat {id_} 4 -1" for id_ in some)
-            add_limits(servers, self.ask(f"{asked}\n"))
+            servers.add_limits(self.ask(f"{asked}\n"))
         return Live(processes, structure, tables, servers, time.monotonic() - began)
 
     def _take_turns(self, structure: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import msgspec
+
 from vulcanized.model import (
     AppId,
     Balance,
@@ -66,8 +68,7 @@ class Entry(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, gc=False):
     """What only a reload can change of a backend.
 
     `head` is its section without the servers, ending in a newline; `options` what each of its
@@ -87,8 +88,7 @@ class Shape:
         return cls(id_, head, options, digest, frozenset(_OWN_SERVER.findall(head)) or _NONE)
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True, gc=False):
     """A backend: its shape, and what run time can change. `maxconn` 0: no limit per server."""
 
     shape: Shape
@@ -106,8 +106,7 @@ class Pool:
         return sys.intern(f"{self.shape.digest}:{self.maxconn}")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, gc=False):
     """One app: `entries` are its routes and limit, `traffic` says where its requests go."""
 
     desired: DesiredApp

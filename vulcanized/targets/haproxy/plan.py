@@ -262,7 +262,9 @@ def live_servers(servers: Iterable[Server], leaving: Iterable[str] = ()) -> dict
     """How servers look in a process that shows them; `leaving` are some that cannot go yet."""
     live = {name: LiveServer("", 0, ServerState.MAINT, 0) for name in leaving}
     for server in servers:
-        live[server.name] = LiveServer(*server.endpoint, server.state, server.weight)
+        live[server.name] = LiveServer(
+            server.endpoint.address, server.endpoint.port, server.state, server.weight
+        )
     return live
 
 

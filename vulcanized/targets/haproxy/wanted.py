@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from vulcanized.errors import Rejected, TargetError, TemplateFailed
 from vulcanized.model import ANY_VERSION, AppId, Backend, Change, DesiredApp, Share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import signal
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import structlog
 from rich.console import Console
 
-from benchmarks import figures, scale, startup, switches
+from benchmarks import figures, scale, startup, switches, vulcand
 from benchmarks.figures import Row
 from benchmarks.pods import Pods
 from benchmarks.stage import Say, Stage, set_up
 from tests.daemons import Vulcanized
-from tests.servers.load import Report
 
 MEGABYTE = 1e6
 QUIET = 0.1
@@ -84,18 +85,10 @@ def _measure_switches(stage: Stage, daemon: Vulcanized, extent: Extent, rows: li
     rows.append(figures.compared(f"switch put → first answer, {what}", samples))
     stage.say(f"{what}: {extent.switches_under_load} switches under load")
     report = switches.switches_under_load(stage, daemon, extent.switches_under_load)
-    rows.append(_failed(f"{extent.switches_under_load} switches under load, {what}", report))
+    rows.append(figures.failed(f"{extent.switches_under_load} switches under load, {what}", report))
     stage.say(f"{what}: {extent.replacements} pods replaced under load")
     report = switches.replacements_under_load(stage, daemon, extent.replacements)
-    rows.append(_failed(f"{extent.replacements} pods replaced under load, {what}", report))
-
-
-def _failed(what: str, report: Report) -> Row:
-    failed = sum(report.failed.values())
-    reasons = "".join(f"; {n} {reason}" for reason, n in report.failed.items())
-    requests = report.answers + sum(report.failures.values())
-    ours = f"{failed} failed of {requests:,}{reasons}"
-    return Row(what, ours, goal="0 failed", ok=not failed)
+    rows.append(figures.failed(f"{extent.replacements} pods replaced under load, {what}", report))
 
 
 def _measure_starts(stage: Stage, extent: Extent, rows: list[Row]) -> None:
@@ -121,14 +114,18 @@ def _measure_starts(stage: Stage, extent: Extent, rows: list[Row]) -> None:
     rows.append(Row(f"memory there, {what}", ours, goal="< 110 MB", ok=memory < 110))
 
 
-def machine(others: float) -> str:
-    """What the figures are true of, in a line. `others`: what other programs used meanwhile."""
+def haproxy() -> str:
+    """Which HAProxy is on this machine."""
     ran = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False)
-    haproxy = ran.stdout.split(" ")[2] if ran.returncode == 0 else "?"
+    return f"HAProxy {ran.stdout.split(' ')[2] if ran.returncode == 0 else '?'}"
+
+
+def machine(others: float, proxy: str) -> str:
+    """What the figures are true of, in a line. `others`: what other programs used meanwhile."""
     return (
         f"Medians, in brackets 95th percentiles; {os.cpu_count()} processors for servers, pods, "
         f"daemon and measuring together, of which other programs used {others:.0%}; "
-        f"Python {platform.python_version()}, HAProxy {haproxy}."
+        f"Python {platform.python_version()}, {proxy}."
         + (" That is much: measure again when nothing else runs." if others > QUIET else "")
     )
 
@@ -159,10 +156,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scale", action="store_true", help="many apps, in place of a real cluster"
     )
+    parser.add_argument("--vulcand", action="store_true", help="vulcand in place of HAProxy")
     parser.add_argument("--quick", action="store_true", help="10 apps, few samples: a smoke test")
-    parser.add_argument("--output", type=Path, default=Path("build/bench.md"))
+    parser.add_argument("--output", type=Path, help="default: build/bench.md, bench-vulcand.md")
     options = parser.parse_args(arguments)
+    if options.scale and options.vulcand:
+        parser.error("--scale or --vulcand, one at a time")
+    name = "bench-vulcand.md" if options.vulcand else "bench.md"
+    output = options.output or Path("build") / name
     signal.signal(signal.SIGTERM, _ended)
+    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=quiet, cache_logger_on_first_use=False)
     rows: list[Row] = []
     processors = Processors()
     try:
@@ -171,6 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
                 extent = scale.QUICK if options.quick else scale.Extent()
                 scale.measure(Path(folder), say, extent, rows)
+        elif options.vulcand:
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+                much = vulcand.QUICK if options.quick else vulcand.Extent()
+                vulcand.measure(Path(folder), say, much, rows)
         else:
             with set_up(say) as stage:
                 measure(stage, QUICK if options.quick else Extent(), rows)
@@ -178,11 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ended before all was measured", file=sys.stderr)
         return 130
     finally:
-        notes = [machine(processors.used_by_others())]
+        proxy = vulcand.version() if options.vulcand else haproxy()
+        notes = [machine(processors.used_by_others(), proxy)]
         if rows:
             figures.show(rows, notes, Console())
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(figures.markdown(rows, notes))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(figures.markdown(rows, notes))
     return 0
 
 

@@ -79,8 +79,11 @@ class Crowd:
         return name, address
 
     @contextmanager
-    def daemon(self, program: Sequence[str] = PROGRAM) -> Iterator[Vulcanized]:
-        """A daemon that has never run before, with its HAProxy; not started. It is ended."""
+    def daemon(self, program: Sequence[str] = PROGRAM, targets: str = "") -> Iterator[Vulcanized]:
+        """A daemon that has never run before, with its HAProxy; not started. It is ended.
+
+        `targets`: other `[[targets]]` in place of HAProxy.
+        """
         self._daemons += 1
         folder = self.folder / f"daemon-{self._daemons}"
         kubeconfig = self.kubernetes.write_kubeconfig(self.folder / "kubeconfig.yaml")
@@ -89,7 +92,10 @@ class Crowd:
             f'[etcd]\nendpoints = {json.dumps(self.etcd.endpoints)}\nprefix = "{self.prefix}"\n'
         )
         level = {"VULCANIZED_LOG__LEVEL": "info"}  # lines cost time
-        daemon = Vulcanized(folder, sides, environment=level, program=program)
+        more = f'[sync]\nstate = "{folder / "state"}"' if targets else ""
+        daemon = Vulcanized(
+            folder, sides, targets=targets, more=more, environment=level, program=program
+        )
         try:
             yield daemon
         finally:

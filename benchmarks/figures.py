@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tests.servers.load import Report
+
 COLUMNS = ("what", "floor", "ours", "ratio", "goal", "ok")
 
 
@@ -70,6 +72,15 @@ def bounded(what: str, samples: Sequence[Sample], most: float) -> Row:
     row = compared(what, samples)
     within = percentile([sample.ours for sample in samples], 0.95) <= most
     return Row(row.what, row.ours, row.floor, row.ratio, f"p95 <= {1000 * most:g} ms", within)
+
+
+def failed(what: str, report: Report) -> Row:
+    """A row of requests under load, none of which may fail."""
+    bad = sum(report.failed.values())
+    reasons = "".join(f"; {n} {reason}" for reason, n in report.failed.items())
+    requests = report.answers + sum(report.failures.values())
+    ours = f"{bad} failed of {requests:,}{reasons}"
+    return Row(what, ours, goal="0 failed", ok=not bad)
 
 
 def show(rows: Sequence[Row], notes: Sequence[str], console: Console) -> None:

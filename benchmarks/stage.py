@@ -28,6 +28,7 @@ from tests.servers.manifests import replication_controller
 from tests.servers.nodeagent import NodeAgent
 from tests.servers.process import ServerProcess
 from tests.servers.programs import find_program
+from tests.servers.vulcand import Vulcand
 from tests.servers.wait import eventually
 
 Say = Callable[[str], None]
@@ -125,8 +126,11 @@ class Stage:
         eventually(in_place, _PODS_READY, f"{self.pods} pods, all ready", interval=0.2)
 
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[Vulcanized]:
-        """A daemon that has never run before, with its HAProxy; not started. It is ended."""
+    def daemon(self, vulcand: Vulcand | None = None) -> Iterator[Vulcanized]:
+        """A daemon that has never run before, with its HAProxy; not started. It is ended.
+
+        `vulcand`: what it drives in place of HAProxy, and asks for proofs.
+        """
         self._daemons += 1
         endpoints = json.dumps(self.etcd.endpoints)
         sides = (
@@ -135,7 +139,19 @@ class Stage:
         )
         folder = self.folder / f"daemon-{self._daemons}"
         # The level that operators run it with: lines cost time.
-        daemon = Vulcanized(folder, sides, environment={"VULCANIZED_LOG__LEVEL": "info"})
+        level = {"VULCANIZED_LOG__LEVEL": "info"}
+        if vulcand is None:
+            daemon = Vulcanized(folder, sides, environment=level)
+        else:
+            daemon = Vulcanized(
+                folder,
+                sides,
+                targets='[[targets]]\nkind = "vulcand"\n'
+                f'prefix = "{vulcand.prefix}"\nprobe = ["127.0.0.1:{vulcand.port}"]\n',
+                more=f'[sync]\nstate = "{folder / "state"}"',
+                port=vulcand.port,
+                environment=level,
+            )
         try:
             yield daemon
         except Exception:

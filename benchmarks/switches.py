@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from benchmarks.figures import Sample
-from benchmarks.pods import EFFECT, NoEffect
+from benchmarks.pods import EFFECT, NoEffect, Span
 from benchmarks.probe import Probe
 from benchmarks.stage import REPLICAS, SHOP_HOST, VERSIONS, Stage, host
 from tests.daemons import Vulcanized
@@ -23,17 +24,30 @@ def switches(stage: Stage, daemon: Vulcanized, count: int) -> list[Sample]:
 
     The floor is a bare watch of the key, and then a bare `set map`.
     """
-    puts: dict[str, tuple[float, float]] = {}
-    with stage.switch_floor() as floor, Probe(daemon.port) as probe:
+    revisions: list[str] = []
+
+    def put(version: str) -> None:
+        revisions.append(str(stage.etcd.put(stage.active, version)))
+
+    with stage.switch_floor() as floor:
+        moments = effects(daemon, put, count)
+        puts = dict(zip(revisions, moments, strict=False))
+        seen = floor.moments("put", puts)
+    return [Sample(seen[at][1] - sent, first - sent) for at, (sent, first) in puts.items()]
+
+
+def effects(daemon: Vulcanized, put: Callable[[str], None], count: int) -> list[Span]:
+    """When each put was sent and first answered by its version; `put` makes a version active."""
+    moments = []
+    with Probe(daemon.port) as probe:
         for number in range(count):
             time.sleep(_CALM)
             version = _other(number)
             sent = time.monotonic()
-            revision = stage.etcd.put(stage.active, version)
-            puts[str(revision)] = (sent, _first_answer(probe, version))
-        seen = floor.moments("put", puts)
-    _back(stage)
-    return [Sample(seen[at][1] - sent, first - sent) for at, (sent, first) in puts.items()]
+            put(version)
+            moments.append((sent, _first_answer(probe, version)))
+    put(VERSIONS[0])
+    return moments
 
 
 def switches_under_load(stage: Stage, daemon: Vulcanized, count: int) -> Report:

@@ -22,6 +22,8 @@ BACKOFF: Final = (0.2, 5.0)
 """Seconds: the first and the longest wait after a failure."""
 
 _CALM: Final = 10.0
+_SLICE: Final = 0.5
+"""Seconds that a batch of events waits at most: a watch on which nothing is read counts as dead."""
 _SHOWN: Final = 3
 
 
@@ -92,6 +94,9 @@ class Follower:
             self._well()
             for batch in batches:
                 if batch.prefix:
+                    # Nobody looks at the tree while it is written, and thousands of our own events
+                    # would take the time of the thread that writes.
+                    self._tree.quiet.wait(_SLICE)
                     with self._tree.lock:
                         for event in batch.events:
                             self._tree.event(event)

@@ -36,6 +36,11 @@ MIDDLEWARES: Final = "vulcanized-"
 """What ids of our middlewares begin with; others of our frontends were put there by people."""
 
 
+_OWN: Final = {"backends": "backend", "frontends": "frontend"}
+_PARTS: Final = {"backends": "servers", "frontends": "middlewares"}
+"""How the keys of an object and of its parts go on behind its id, by its kind."""
+
+
 class Place(NamedTuple):
     """Where a key stands: `kind` "backends" or "frontends", the object's id, and what of it.
 
@@ -54,10 +59,8 @@ class Keys:
         self.prefix: Final = prefix
         self.owner: Final = owner
         self._own: Final = escaped(owner) + _SEPARATOR
-        kinds = r"(backends)/([^/]+)/(?:backend|servers/([^/]+))"
-        others = r"(frontends)/([^/]+)/(?:frontend|middlewares/([^/]+))"
-        self._backend = re.compile(f"{re.escape(prefix)}/{kinds}").fullmatch
-        self._frontend = re.compile(f"{re.escape(prefix)}/{others}").fullmatch
+        self._backends: Final = f"{prefix}/backends/"
+        self._root: Final = f"{prefix}/"
 
     # --- ids ---
 
@@ -124,10 +127,22 @@ class Keys:
         """Whether it is a listener or a host: vulcand's, and none of our business."""
         return key.startswith((f"{self.prefix}/listeners/", f"{self.prefix}/hosts/"))
 
+    def is_server(self, key: str) -> bool:
+        """Whether it is the key of a server, for keys that were made here."""
+        return key.startswith(self._backends) and "/servers/" in key[len(self._backends) :]
+
     def place(self, key: str) -> Place | None:
         """Where a key stands; None for all that vulcand does not take for a backend or frontend."""
-        match = self._backend(key) or self._frontend(key)
-        return None if match is None else Place(match[1], match[2], match[3] or "")
+        if not key.startswith(self._root):
+            return None
+        words = key[len(self._root) :].split("/")
+        if "" in words:
+            return None
+        if len(words) == 3 and _OWN.get(words[0]) == words[2]:
+            return Place(words[0], words[1], "")
+        if len(words) == 4 and _PARTS.get(words[0]) == words[2]:
+            return Place(words[0], words[1], words[3])
+        return None
 
 
 def escaped(text: str) -> str:

@@ -24,6 +24,7 @@ The owner's name in the comment keeps the routes of two fleets apart.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Final, NamedTuple
@@ -149,6 +150,7 @@ _WHATEVER: Final = (".*", ".*$", ".+", "/.*", "/.*$", "(/.*)?", "(/.*)?$", "(?:/
 _LONGEST_PATH: Final = 256
 
 
+@functools.lru_cache(maxsize=16 * 1024)
 def clauses(text: str) -> tuple[Clause, ...]:
     """The matchers of a route, none if it cannot be read: then vulcand hardly takes it either."""
     if len(text) > _LONGEST_TEXT:

@@ -11,6 +11,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Final
 
 import structlog
@@ -79,6 +81,8 @@ STANDBY_EVERY: Final = 1.0
 AGAIN: Final = 0.05
 """Seconds until what somebody else changed in between is known and planned anew."""
 CLOSE_SECONDS: Final = 2.0
+AT_ONCE: Final = 3
+"""Transactions that are on their way to etcd together, where their order does not matter."""
 MANY: Final = 1000
 """Objects from which on a standby compares them no more often than that."""
 DETOUR: Final = 3.0
@@ -389,14 +393,40 @@ class VulcandTarget:
 
     def _write(self, groups: Iterable[Group], fence: Compare) -> None:
         """Write in as many transactions as it takes; the tree knows of each that was made."""
-        for group in transactions(groups):
-            revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
-            with self._tree.lock:
-                for operation in group.operations:
-                    if isinstance(operation, Put):
-                        self._tree.wrote(operation.key, operation.value, revision)
-                    else:
-                        self._tree.wrote(operation.key, None, revision)
+        self._tree.quiet.clear()
+        try:
+            for free, some in groupby(transactions(groups), self._is_free):
+                if free:
+                    self._transact_at_once(some, fence)
+                else:
+                    for group in some:
+                        self._transact(group, fence)
+        finally:
+            self._tree.quiet.set()
+
+    def _is_free(self, group: Group) -> bool:
+        """Whether it may come before or after its like: its backends are all there already."""
+        is_server = self._keys.is_server
+        return not group.compares and all(
+            isinstance(operation, Put) and is_server(operation.key)
+            for operation in group.operations
+        )
+
+    def _transact_at_once(self, groups: Iterable[Group], fence: Compare) -> None:
+        """Make some transactions in any order. All have ended when this raises what one raised."""
+        with ThreadPoolExecutor(AT_ONCE, f"{self.name} write") as pool:
+            made = [pool.submit(self._transact, group, fence) for group in groups]
+        for each in made:
+            each.result()
+
+    def _transact(self, group: Group, fence: Compare) -> None:
+        revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
+        with self._tree.lock:
+            for operation in group.operations:
+                if isinstance(operation, Put):
+                    self._tree.wrote(operation.key, operation.value, revision)
+                else:
+                    self._tree.wrote(operation.key, None, revision)
 
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""

@@ -53,6 +53,7 @@ _DECODER = msgspec.json.Decoder(_Frontend)
 class Tree:
     """All backends and frontends by their ids, foreign ones too. Its owner holds `lock`.
 
+    `quiet` is cleared while we write: what etcd tells of it is no news then.
     `dirty_*` are the ids of which something was changed by somebody else since they were taken.
     `orphans`: frontends whose backend was deleted under them, with its id. vulcand lets them go on
     with what they had, and they follow no more until they are led elsewhere (see `plan`).
@@ -62,6 +63,8 @@ class Tree:
 
     def __init__(self, keys: Keys) -> None:
         self.lock = threading.Lock()
+        self.quiet = threading.Event()
+        self.quiet.set()
         self.keys = keys
         self.backends: dict[str, Node] = {}
         self.frontends: dict[str, Node] = {}
@@ -258,7 +261,9 @@ class Tree:
 
     def _mark(self, place: Place) -> None:
         if not self.keys.owns(place.id):
-            self.foreign_changed = True
+            # Servers and middlewares of others are nothing to us: another fleet's pods come and go.
+            if not place.part:
+                self.foreign_changed = True
         elif place.kind == "backends":
             self.dirty_backends.add(place.id)
         else:

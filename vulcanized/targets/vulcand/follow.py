@@ -61,9 +61,19 @@ class Follower:
         if (watch := self._watch) is not None:
             watch.close()
 
+    def rest(self) -> None:
+        """Watch nothing until the tree is quiet: etcd need not tell of thousands of our own keys.
+
+        Afterwards all of it is heard from where it was.
+        """
+        if (watch := self._watch) is not None:
+            watch.close()
+
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Whatever is not a SourceError goes through."""
         while not stop.is_set():
+            if not self._tree.quiet.wait(_SLICE):
+                continue
             try:
                 if not self._placed or self._anew.is_set():
                     self._list(stop)

@@ -20,9 +20,8 @@ nobody else has changed it since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Final, NamedTuple
 
 from vulcanized.etcd import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Compare, Delete, Operation, Put
@@ -111,32 +110,51 @@ def transactions(groups: Iterable[Group]) -> Iterator[Group]:
     compares: list[Compare] = []
     keys: set[str] = set()
     size = 0
-    for group in chain.from_iterable(map(_cut, groups)):
-        weight = sum(map(_weight, group.operations))
-        if operations and (
-            len(operations) + len(group.operations) > MAX_OPERATIONS
-            or len(compares) + len(group.compares) > MAX_OPERATIONS - 1
-            or size + weight > MAX_TRANSACTION_BYTES
-            or not keys.isdisjoint(operation.key for operation in group.operations)
-        ):
-            yield Group(tuple(operations), tuple(compares))
-            operations, compares, keys, size = [], [], set(), 0
-        operations += group.operations
-        compares += group.compares
-        keys.update(operation.key for operation in group.operations)
-        size += weight
+    for group in groups:
+        for more, compared in _cut(group):
+            weight = _weight(more)
+            if operations and (
+                len(operations) + len(more) > MAX_OPERATIONS
+                or len(compares) + len(compared) > MAX_OPERATIONS - 1
+                or size + weight > MAX_TRANSACTION_BYTES
+                or _is_in(keys, more)
+            ):
+                yield Group(tuple(operations), tuple(compares))
+                operations, compares, keys, size = [], [], set(), 0
+            operations += more
+            compares += compared
+            for operation in more:
+                keys.add(operation.key)
+            size += weight
     if operations:
         yield Group(tuple(operations), tuple(compares))
 
 
-def _cut(group: Group) -> Iterator[Group]:
-    for start in range(0, len(group.operations), MAX_OPERATIONS):
-        part = group.operations[start : start + MAX_OPERATIONS]
-        yield Group(part, group.compares if start == 0 else ())
+def _cut(group: Group) -> Sequence[Group]:
+    operations = group.operations
+    if len(operations) <= MAX_OPERATIONS:
+        return (group,)
+    return [
+        Group(operations[start : start + MAX_OPERATIONS], () if start else group.compares)
+        for start in range(0, len(operations), MAX_OPERATIONS)
+    ]
 
 
-def _weight(operation: Operation) -> int:
-    return len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
+# Loops: most groups have one operation, and there are thousands of them.
+def _weight(operations: Iterable[Operation]) -> int:
+    size = 0
+    for operation in operations:
+        size += len(operation.key)
+        if isinstance(operation, Put):
+            size += len(operation.value)
+    return size
+
+
+def _is_in(keys: Set[str], operations: Iterable[Operation]) -> bool:
+    for operation in operations:  # noqa: SIM110 - see above
+        if operation.key in keys:
+            return True
+    return False
 
 
 def is_kept(middleware: str, value: bytes) -> bool:

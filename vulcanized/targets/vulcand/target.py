@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Final
@@ -84,7 +84,8 @@ CLOSE_SECONDS: Final = 2.0
 AT_ONCE: Final = 3
 """Transactions that are on their way to etcd together, where their order does not matter."""
 MANY: Final = 1000
-"""Objects from which on a standby compares them no more often than that."""
+"""Objects from which on a standby compares them no more often than that, and writes are not watched
+while they last."""
 DETOUR: Final = 3.0
 """Seconds that frontends stay on the copy of a backend where no probe tells that it was seen."""
 _MOST_TOLD: Final = 3
@@ -391,9 +392,11 @@ class VulcandTarget:
             groups = plan(wanted, self._tree, Touched(set(), {id_}))
         return groups
 
-    def _write(self, groups: Iterable[Group], fence: Compare) -> None:
+    def _write(self, groups: Sequence[Group], fence: Compare) -> None:
         """Write in as many transactions as it takes; the tree knows of each that was made."""
         self._tree.quiet.clear()
+        if len(groups) > MANY:
+            self._follower.rest()
         try:
             for free, some in groupby(transactions(groups), self._is_free):
                 if free:

@@ -1,4 +1,4 @@
-"""Which route vulcand takes, and that those of `tests.vulcand.routes` are the wanted ones."""
+"""Which route vulcand takes, and that of those that we write it takes the wanted one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.vulcand.routes import expression, not_found
 from tests.vulcand.stage import STATIC, Stage, breaker
-from vulcanized.model import PathKind, Route
+from vulcanized.model import PathKind, Pin, PinKind, Route
+from vulcanized.targets.vulcand.routes import Pinned, not_found_text, route_text
 
 EXACT, REGEX, PREFIX = PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX
 
@@ -232,7 +232,7 @@ def wanted(routes: Iterable[Route], host: str, path: str) -> Route | None:
 
 def compare(stage: Stage, routes: list[Route], requests: Iterable[tuple[str, str]]) -> None:
     """Every request takes the wanted one of these routes."""
-    names = set_up(stage, [expression(route) for route in routes])
+    names = set_up(stage, [route_text(route, "edge") for route in routes])
     for host in {route.host for route in routes}:
         if not any(route[:] == (host, PREFIX, "/") for route in routes):
             answer_404(stage, host)
@@ -248,7 +248,7 @@ def answer_404(stage: Stage, host: str) -> None:
     """A frontend that answers as vulcand does where it has no route, without a pod."""
     name = "none-" + host.replace("*", "any").replace(".", "_")
     stage.backend(name)
-    stage.frontend(name, name, not_found(host), FailoverPredicate=STATIC)
+    stage.frontend(name, name, not_found_text(host, "edge"), FailoverPredicate=STATIC)
     body = {"error": "not found"}
     stage.middleware(name, "m", "cbreaker", breaker(404, body, kind="application/json"))
 
@@ -298,8 +298,8 @@ def test_texts_with_meaning_to_a_parser_are_only_texts(stage: Stage) -> None:
     [Route("a.example", PREFIX, "/"), Route("*.example", PREFIX, "/x"), Route("*", EXACT, "/x")],
 )
 def test_a_header_picks_among_the_versions_of_a_route(stage: Stage, route: Route) -> None:
-    plain = expression(route)
-    names = set_up(stage, [plain, f'{plain} && HeaderRegexp("X-V", "^canary$")'])
+    pinned = Pinned(Pin(PinKind.HEADER, "X-V"), "canary")
+    names = set_up(stage, [route_text(route, "edge"), route_text(route, "edge", pinned)])
 
     assert stage.ask("a.example", "/x").pod == names[0]
     assert stage.ask("a.example", "/x", headers={"X-V": "canary"}).pod == names[1]

@@ -1,8 +1,9 @@
 """The keys of vulcand's tree: which are ours, and ids of which none begins another. Pure.
 
 vulcand reads the servers of a backend by the string that its key begins with, so those of
-`app-green` are also read into `app`. An id of ours ends with the third of its separators, and a
-separator occurs nowhere else: no id can be the beginning of another one.
+`app-green` are also read into `app`. An id of ours is a row of words, each with a separator behind
+it, that no word holds; ids of one kind have equally many words: none can be the beginning of
+another one.
 
 Whether an object is ours is told by its id, which begins with the owner (the name of the fleet's
 leadership): a value that somebody has broken does not hide it.
@@ -26,7 +27,7 @@ NOTHING: Final = "_none"
 _ANY: Final = "_any"
 """Backends that are of no single version. What a version is written as never begins with `_`."""
 
-ALTERNATE: Final = "_again"
+_ALTERNATE: Final = "_again"
 """Behind the version of a backend that stands in while the right one is made anew."""
 
 _PROOF: Final = "_proof"
@@ -83,7 +84,7 @@ class Keys:
 
     def alternate(self, backend_id: str) -> str:
         """What stands in for a backend while it is made anew; no app's id."""
-        return backend_id.removesuffix(_SEPARATOR) + ALTERNATE + _SEPARATOR
+        return backend_id.removesuffix(_SEPARATOR) + _ALTERNATE + _SEPARATOR
 
     def frontend_id(self, host: str, text: str) -> str:
         """The frontend with this text as its route; `host` is only shown.

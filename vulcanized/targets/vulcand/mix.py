@@ -39,9 +39,9 @@ class Mix:
 
     def in_words(self) -> str:
         """What was reached, for people."""
-        total = sum(self.counts) or 1
+        total = sum(self.counts)
         return ", ".join(
-            f"{share.version} {count} of {total} servers ({100 * count / total:.3g} %)"
+            f"{share.version} {count} of {total} servers ({100 * count / (total or 1):.3g} %)"
             for share, count in self.reached
         )
 

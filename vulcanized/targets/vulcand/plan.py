@@ -12,6 +12,8 @@ and never tries it again. So:
   and no server that comes or goes later is seen. Its frontends take a detour: they are led to a
   copy, and back to it once that was seen. Not at once: of each event vulcand takes the key only,
   and reads what stands there by then, which would be what stood there before;
+* so does a frontend that was led to a backend before that was there: vulcand has dropped it, and
+  its middlewares too if it had none by that id. Revisions tell of either (see `Tree`);
 * a backend is not deleted while any frontend names it, whosever that is.
 
 A frontend and its middlewares are written in one transaction. A put of a frontend is made only if
@@ -74,16 +76,28 @@ def detoured(wanted: Wanted, keys: Keys, detours: Set[str]) -> Wanted:
     )
 
 
+def lost(wanted: Wanted, tree: Tree) -> dict[str, set[str]]:
+    """The backends that some of their frontends would not follow, with all frontends of each."""
+    backends = {
+        frontend.backend
+        for id_, may_be in tree.orphans.items()
+        if (frontend := wanted.frontends.get(id_)) is not None
+        and not may_be.isdisjoint({frontend.backend, ""})
+        and frontend.backend in wanted.backends
+    }
+    found = {id_: tree.users.get(id_, set()) & wanted.frontends.keys() for id_ in backends}
+    for id_ in tree.orphans.keys() & wanted.frontends.keys():
+        if wanted.frontends[id_].backend in backends:
+            found[wanted.frontends[id_].backend].add(id_)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """The ids to look at; whatever is not in it is as it should be.
-
-    `reborn`: keys of those of which vulcand has forgotten all, see `Tree`.
-    """
+    """The ids to look at; whatever is not in it is as it should be."""
 
     backends: Set[str]
     frontends: Set[str]
-    reborn: Set[str] = frozenset()
 
 
 def plan(wanted: Wanted, tree: Tree, touched: Touched) -> tuple[Group, ...]:
@@ -144,7 +158,7 @@ def _cut(group: Group) -> Sequence[Group]:
 def _weight(operations: Iterable[Operation]) -> int:
     size = 0
     for operation in operations:
-        size += len(operation.key)
+        size += len(operation.key.encode())
         if isinstance(operation, Put):
             size += len(operation.value)
     return size
@@ -174,13 +188,12 @@ def _coming_backends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[G
         if backend is None:
             continue
         node = tree.backends.get(id_, _NO_BACKEND)
-        anew = node.own is None or keys.backend(id_) in touched.reborn
-        if anew or _own(node) != backend.value:
+        if _own(node) != backend.value:
             yield Group((Put(keys.backend(id_), backend.value),))
         servers += [
             Group((Put(keys.server(id_, name), value),))
             for name, value in backend.servers.items()
-            if anew or _value(node, name) != value
+            if _forgotten(node, name) or _value(node, name) != value
         ]
     yield from servers
 
@@ -194,21 +207,23 @@ def _coming_frontends(wanted: Wanted, tree: Tree, touched: Touched) -> Iterator[
         node = tree.frontends.get(id_, _NO_BACKEND)
         operations: list[Operation] = []
         compares: tuple[Compare, ...] = ()
-        anew = node.own is None or keys.frontend(id_) in touched.reborn
-        if anew or _own(node) != frontend.value:
+        anew = False
+        if _own(node) != frontend.value or tree.is_dropped(id_):
+            # vulcand may not have had it at all so far, nor its middlewares.
+            anew = id_ in tree.orphans
             operations.append(Put(keys.frontend(id_), frontend.value))
             revision = node.own.revision if node.own is not None else 0
             compares = (Compare(keys.frontend(id_), revision),)
         for name, value in frontend.middlewares.items():
-            if anew or _value(node, name) != value:
+            if anew or _forgotten(node, name) or _value(node, name) != value:
                 operations.append(Put(keys.middleware(id_, name), value))
         for name, entry in node.parts.items():
             if name in frontend.middlewares:
                 continue
             if not is_kept(name, entry.value):
                 operations.append(Delete(keys.middleware(id_, name)))
-            elif anew:
-                # Somebody's own: with its frontend vulcand has lost it.
+            elif anew or _forgotten(node, name):
+                # Somebody's own.
                 operations.append(Put(keys.middleware(id_, name), entry.value))
         yield Group(tuple(operations), compares)
 
@@ -219,6 +234,12 @@ def _named(backend_id: str) -> bytes:
 
 def _own(node: Node) -> bytes | None:
     return None if node.own is None else node.own.value
+
+
+def _forgotten(node: Node, part: str) -> bool:
+    """Whether vulcand has lost a server or middleware with what it belongs to, or does now."""
+    entry = node.parts.get(part)
+    return node.own is None or (entry is not None and entry.revision < node.own.created)
 
 
 def _value(node: Node, part: str) -> bytes | None:

@@ -147,7 +147,10 @@ _META = re.compile(r"[.*+?(){}\[\]|\\^$]")
 _PRIVATE: Final = 0xE000
 """Where Unicode has nothing: escaped characters stand there while the others are looked at."""
 _WHATEVER: Final = (".*", ".*$", ".+", "/.*", "/.*$", "(/.*)?", "(/.*)?$", "(?:/|$)", "(/|$)")
-_LONGEST_PATH: Final = 256
+_LONGEST_PATH: Final = 128
+_BRANCH = re.compile(r"[*+?{|]")
+_MOST_BRANCHES: Final = 3
+"""Of a regex of ours that is run on a path of theirs: each multiplies the time by its length."""
 
 
 @functools.lru_cache(maxsize=16 * 1024)
@@ -189,10 +192,12 @@ def overlaps(ours: Route, our_text: str, theirs: str) -> bool:
     their_path = next((c for c in found if c.name in {"Path", "PathRegexp"}), None)
     our_host = "any.invalid" if ours.host == "*" else ours.host.replace("*", "any", 1)
     if theirs > our_text:
-        path = _beginning(ours.path) if ours.kind is PathKind.REGEX else ours.path
-        return _may_be(their_host, our_host) and _may_be(their_path, path)
-    host = our_host if their_host is None else _example(their_host, our_host)
-    path = "/" if their_path is None else _example(their_path, "/")
+        paths = [_beginning(ours.path) if ours.kind is PathKind.REGEX else ours.path]
+        if ours.kind is PathKind.PREFIX and not is_whole(ours):
+            paths.append(f"{ours.path}/")
+        return _may_be(their_host, our_host) and any(_may_be(their_path, path) for path in paths)
+    host = our_host if their_host is None else _example_host(their_host)
+    path = "/" if their_path is None else _example_path(their_path)
     return _leads(ours, host, path)
 
 
@@ -206,18 +211,28 @@ def _leads(route: Route, host: str, path: str) -> bool:
     if route.kind is PathKind.EXACT:
         return path == route.path
     if route.kind is PathKind.REGEX:
+        if len(_BRANCH.findall(route.path)) > _MOST_BRANCHES:
+            return path.startswith(_beginning(route.path))
         return re.match(route.path, path[:_LONGEST_PATH]) is not None
     return route.path == "/" or path == route.path or path.startswith(f"{route.path}/")
 
 
-def _example(clause: Clause, default: str) -> str:
-    """A text that one of their matchers of hosts or paths is for."""
+def _example_host(clause: Clause) -> str:
+    """A host that one of their matchers is for."""
     text = clause.arguments[0] if clause.arguments else ""
-    if not clause.name.endswith("Regexp"):
-        return _PARAMETER.sub("any", text).lower() if clause.name == "Host" else text
-    if clause.name == "HostRegexp":
-        return default
-    return _beginning(text) or default
+    if clause.name == "Host":
+        return _PARAMETER.sub("any", text).lower()
+    ending = _ending(text)
+    if ending and f"^{re.escape(ending)}$" == text.lower():
+        return ending
+    # What takes more than one name takes one that nobody else would think of.
+    return f"any{ending or '.invalid'}"
+
+
+def _example_path(clause: Clause) -> str:
+    """A path that one of their matchers is for."""
+    text = clause.arguments[0] if clause.arguments else ""
+    return text if clause.name == "Path" else _beginning(text) or "/"
 
 
 def _may_be(clause: Clause | None, text: str) -> bool:
@@ -228,11 +243,9 @@ def _may_be(clause: Clause | None, text: str) -> bool:
     if not clause.name.endswith("Regexp"):
         first, *more = _PARAMETER.split(pattern)
         return text == first if not more else text.startswith(first) and text.endswith(more[-1])
-    pattern = pattern.removeprefix("^")
     if clause.name == "HostRegexp":
-        # Hosts are told apart by how they end.
-        ending = _META.split(pattern.removesuffix("$").replace(r"\.", "\0"))[-1]
-        return text.endswith(ending.replace("\0", "."))
+        return text.endswith(_ending(pattern))
+    pattern = pattern.removeprefix("^")
     beginning = _beginning(pattern)
     following = pattern.replace("\\", "")[len(beginning) :]
     if following in {"", *_WHATEVER}:
@@ -240,8 +253,24 @@ def _may_be(clause: Clause | None, text: str) -> bool:
     return following == "$" and text == beginning
 
 
+def _ending(pattern: str) -> str:
+    """The characters that a regex of hosts ends with: they are told apart by these."""
+    text = _hidden(pattern.lower()).removesuffix("$")
+    return _shown(_META.split(text)[-1])
+
+
 def _beginning(pattern: str) -> str:
     """The characters that a regex begins with, up to the first that means something else."""
-    text = re.sub(r"\\([^A-Za-z0-9])", lambda found: chr(_PRIVATE + ord(found[1])), pattern)
-    plain = _META.split(text.removeprefix("^"), maxsplit=1)[0]
-    return "".join(chr(ord(c) - _PRIVATE) if ord(c) >= _PRIVATE else c for c in plain)
+    return _shown(_META.split(_hidden(pattern).removeprefix("^"), maxsplit=1)[0])
+
+
+def _hidden(pattern: str) -> str:
+    return re.sub(r"\\([!-/:-@\[-`{-~])", lambda found: chr(_PRIVATE + ord(found[1])), pattern)
+
+
+def _shown(text: str) -> str:
+    return re.sub(f"[{chr(_PRIVATE)}-{chr(_PRIVATE + 127)}]", _told, text)
+
+
+def _told(found: re.Match[str]) -> str:
+    return chr(ord(found[0]) - _PRIVATE)

@@ -47,6 +47,7 @@ from vulcanized.targets.vulcand.plan import (
     Wanted,
     detoured,
     is_kept,
+    lost,
     plan,
     transactions,
 )
@@ -338,21 +339,17 @@ class VulcandTarget:
                 self._keys.alternate(id_) for id_ in self._backends & self._detours.keys()
             }
         frontends = self._frontends - self._held.keys() - {self._keys.proof_id}
-        reborn = tree.reborn if leading else frozenset()
-        groups = plan(wanted, tree, Touched(self._backends, frontends, reborn))
+        groups = plan(wanted, tree, Touched(self._backends, frontends))
         # The last of all: who sees it knows that the others have been seen.
         return groups + self._plan_proof(anew=bool(groups), leading=leading)
 
     def _begin_detours(self) -> None:
         """Have frontends whose backend was deleted under them led to a copy of it."""
         wanted = self._desired.wanted
-        for id_, backend in self._tree.orphans.items():
-            frontend = wanted.frontends.get(id_)
-            if frontend is None or frontend.backend != backend or backend not in wanted.backends:
-                continue
+        for backend, users in lost(wanted, self._tree).items():
             self._detours[backend] = self._clock() + DETOUR
             self._backends.add(backend)
-            self._frontends |= self._tree.users.get(backend, set()) & wanted.frontends.keys()
+            self._frontends |= users
 
     def _end_detours(self, now: float, *, leading: bool) -> None:
         """Have frontends led back from copies that vulcand must have seen by now."""

@@ -23,10 +23,11 @@ Values = dict[str, bytes]
 
 
 class Entry(NamedTuple):
-    """A value, and the revision at which it was written."""
+    """A value, the revision at which it was written, and that at which its key was made."""
 
     value: bytes
     revision: int
+    created: int
 
 
 @dataclass(slots=True)
@@ -48,6 +49,16 @@ class _Frontend(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Frontend)
+_OBJECT = msgspec.json.Decoder(dict[str, object])
+
+
+def _read(value: bytes) -> tuple[str, str]:
+    """The backend and the route that a frontend names, "" for what cannot be read."""
+    try:
+        frontend = _DECODER.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "", ""
+    return frontend.BackendId, frontend.Route
 
 
 class Tree:
@@ -55,10 +66,10 @@ class Tree:
 
     `quiet` is cleared while we write: what etcd tells of it is no news then.
     `dirty_*` are the ids of which something was changed by somebody else since they were taken.
-    `orphans`: frontends whose backend was deleted under them, with its id. vulcand lets them go on
-    with what they had, and they follow no more until they are led elsewhere (see `plan`).
-    `reborn`: keys of objects that somebody else deleted, and that we have not put since. With each
-    vulcand forgot its servers or middlewares, whose keys stand there still.
+    `orphans`: frontends that may not hear of what their backend becomes, since it was deleted under
+    them or was not there when they were led to it; with the ids of the backends that vulcand may
+    have them on. They follow again when they are led to another one (see `plan`). The id "" is
+    among them where nothing is known of what was before.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -74,8 +85,7 @@ class Tree:
         self.listed = False
         self.dirty_backends: set[str] = set()
         self.dirty_frontends: set[str] = set()
-        self.orphans: dict[str, str] = {}
-        self.reborn: set[str] = set()
+        self.orphans: dict[str, frozenset[str]] = {}
         self.foreign_changed = False
         # What we deleted, until etcd tells of it: what it tells before that is older.
         self._deleted: dict[str, int] = {}
@@ -95,12 +105,10 @@ class Tree:
             known = self.entry(item.key)
             if known is not None and known.revision < item.create_revision:
                 self._delete(item.key, item.create_revision - 1, ours=False)
-            self._put(item.key, item.value, item.mod_revision, ours=False)
+            entry = Entry(item.value, item.mod_revision, item.create_revision)
+            self._put(item.key, entry, ours=False)
         for key in [key for key, entry in self._entries() if key not in seen]:
             self._delete(key, revision, ours=False)
-        for id_, users in self.users.items():
-            if not self._has_backend(id_):
-                self.orphans |= dict.fromkeys(users, id_)
         self._deleted = {key: at for key, at in self._deleted.items() if at > revision}
         self.strange &= seen
         self.revision = max(self.revision, revision)
@@ -113,29 +121,31 @@ class Tree:
         if event.value is None:
             self._delete(event.key, event.mod_revision, ours=False)
         else:
-            self._put(event.key, event.value, event.mod_revision, ours=False)
+            entry = Entry(event.value, event.mod_revision, event.create_revision)
+            self._put(event.key, entry, ours=False)
         self.revision = max(self.revision, event.mod_revision)
 
     # --- what we wrote ---
 
     def wrote(self, key: str, value: bytes | None, revision: int) -> None:
         """A key was put by us, or deleted."""
-        self.reborn.discard(key)
         if value is None:
             self._delete(key, revision, ours=True)
             self._deleted[key] = revision
         else:
             self._deleted.pop(key, None)
-            self._put(key, value, revision, ours=True)
+            known = self.entry(key)
+            created = revision if known is None else known.created
+            self._put(key, Entry(value, revision, created), ours=True)
         self.revision = max(self.revision, revision)
 
     def forget(self) -> None:
         """Forget all revisions, as etcd has: it was wiped, or restored from a backup."""
         for node in (*self.backends.values(), *self.frontends.values()):
             if node.own is not None:
-                node.own = node.own._replace(revision=0)
+                node.own = node.own._replace(revision=0, created=0)
             for part, entry in node.parts.items():
-                node.parts[part] = entry._replace(revision=0)
+                node.parts[part] = entry._replace(revision=0, created=0)
         self._deleted.clear()
         self.revision = 0
 
@@ -167,6 +177,14 @@ class Tree:
             and (self.keys.owns(place.id) or place.id in others[place.kind])
         }
 
+    def is_dropped(self, frontend: str) -> bool:
+        """Whether vulcand has dropped what stands there, since the backend was not there yet."""
+        node = self.frontends.get(frontend)
+        if node is None or node.own is None:
+            return False
+        backend = self.backends.get(node.reference)
+        return backend is None or backend.own is None or backend.own.created > node.own.revision
+
     # --- parts ---
 
     def _entries(self) -> Iterable[tuple[str, Entry]]:
@@ -186,26 +204,27 @@ class Tree:
         nodes = self.backends if place.kind == "backends" else self.frontends
         return nodes.setdefault(place.id, Node()) if make else nodes.get(place.id)
 
-    def _put(self, key: str, value: bytes, revision: int, *, ours: bool) -> None:
+    def _put(self, key: str, entry: Entry, *, ours: bool) -> None:
         place = self.keys.place(key)
         if place is None:
             if not self.keys.is_vulcands(key) and len(self.strange) < MOST_STRANGE:
                 self.strange.add(key)
             return
-        if self._deleted.get(key, 0) >= revision:
+        if self._deleted.get(key, 0) >= entry.revision:
             return
         node = self._node(place, make=True)
         assert node is not None  # noqa: S101 - it was made
         known = node.parts.get(place.part) if place.part else node.own
-        if known is not None and known.revision >= revision:
+        if known is not None and (known.revision, known.created) >= (entry.revision, entry.created):
             return
-        entry = Entry(value, revision)
         if place.part:
             node.parts[place.part] = entry
         else:
             node.own = entry
             if place.kind == "frontends":
-                self._refer(place.id, node, value)
+                self._refer(place.id, node, entry)
+            elif known is not None and known.created != entry.created:
+                self._bereave(place.id)
         if not ours:
             self._mark(place)
 
@@ -222,42 +241,55 @@ class Tree:
             del node.parts[place.part]
         else:
             node.own = None
-            if not ours and self.keys.owns(place.id):
-                self.reborn.add(key)
             if place.kind == "frontends":
-                self._refer(place.id, node, b"")
-                self.orphans.pop(place.id, None)
-            elif not ours:
-                self.orphans |= dict.fromkeys(self.users.get(place.id, ()), place.id)
+                self._refer(place.id, node, None)
+            else:
+                self._bereave(place.id)
         if node.own is None and not node.parts:
             nodes = self.backends if place.kind == "backends" else self.frontends
             del nodes[place.id]
         if not ours:
             self._mark(place)
 
-    def _refer(self, id_: str, node: Node, value: bytes) -> None:
-        """Keep the index of who uses a backend."""
-        if node.reference:
-            users = self.users.get(node.reference, set())
+    def _refer(self, id_: str, node: Node, entry: Entry | None) -> None:
+        """Keep the index of who uses a backend, and tell who hears of what it becomes."""
+        before = node.reference
+        if before:
+            users = self.users.get(before, set())
             users.discard(id_)
             if not users:
-                self.users.pop(node.reference, None)
-        node.reference = node.route = ""
-        try:
-            frontend = _DECODER.decode(value) if value else _Frontend()
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return
-        node.reference, node.route = frontend.BackendId, frontend.Route
+                self.users.pop(before, None)
+        node.reference, node.route = ("", "") if entry is None else _read(entry.value)
         if node.reference:
             self.users.setdefault(node.reference, set()).add(id_)
-        if self.orphans.get(id_, node.reference) != node.reference and self._has_backend(
-            node.reference
-        ):
-            del self.orphans[id_]
+        if entry is None:
+            self.orphans.pop(id_, None)
+            return
+        may_be = self.orphans.get(id_)
+        if not self._takes(node.reference, entry.revision):
+            # vulcand drops it, and has the frontend where it was.
+            self.orphans[id_] = (may_be or frozenset({before})) | {node.reference or before}
+        elif may_be is not None and not may_be.isdisjoint({node.reference, ""}):
+            # It is put on the backend of this id, which does not know of it if it was there before.
+            self.orphans[id_] = frozenset({node.reference})
+        else:
+            self.orphans.pop(id_, None)
 
-    def _has_backend(self, id_: str) -> bool:
-        node = self.backends.get(id_)
-        return node is not None and node.own is not None
+    def _takes(self, backend: str, revision: int) -> bool:
+        """Whether vulcand had a backend when a frontend was led to it."""
+        node = self.backends.get(backend)
+        if node is None or node.own is None or node.own.created > revision:
+            return False
+        try:
+            _OBJECT.decode(node.own.value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        return True
+
+    def _bereave(self, backend: str) -> None:
+        """A backend was deleted under all that use it."""
+        for user in self.users.get(backend, ()):
+            self.orphans[user] = self.orphans.get(user, frozenset()) | {backend}
 
     def _mark(self, place: Place) -> None:
         if not self.keys.owns(place.id):

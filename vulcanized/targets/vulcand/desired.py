@@ -40,6 +40,7 @@ class Desired:
         self._mark = mark
         self._owners: dict[str, AppId] = {}
         self._hosts: dict[str, Counter[bool]] = {}
+        self._guards: dict[str, str] = {}
         self.wanted.backends[keys.nowhere_id] = nowhere(mark)
 
     def merge(
@@ -117,13 +118,15 @@ class Desired:
             hosts |= self._hosts.keys()
         changed = set()
         for host in hosts:
-            id_ = self._keys.frontend_id(host, not_found_text(host, self._keys.owner))
             counts = self._hosts.get(host)
             needed = counts is not None and not counts[True]
             if needed and any(each in self._hosts for each in covering(host)):
+                id_ = self._keys.frontend_id(host, not_found_text(host, self._keys.owner))
+                self._guards[host] = id_
                 self.wanted.frontends[id_] = not_found(self._keys, host, self._mark)
                 changed.add(id_)
-            elif self.wanted.frontends.pop(id_, None) is not None:
+            elif id_ := self._guards.pop(host, ""):
+                del self.wanted.frontends[id_]
                 changed.add(id_)
         return changed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -259,6 +260,8 @@ def _url(scheme: str, endpoint: Endpoint) -> str:
     return f"{scheme}://{endpoint}"
 
 
+# Thousands of apps have the same policies.
+@functools.lru_cache(maxsize=256)
 def _backend_settings(policies: Policies) -> dict[str, Any]:
     timeouts = {
         name: duration(value)
@@ -280,6 +283,7 @@ def _backend_settings(policies: Policies) -> dict[str, Any]:
     return settings
 
 
+@functools.lru_cache(maxsize=256)
 def _frontend_settings(policies: Policies) -> dict[str, Any]:
     settings: dict[str, Any] = {"PassHostHeader": True}
     if policies.max_body_size is not None:
@@ -302,6 +306,7 @@ def failover(retries: int | None) -> str:
     return f"ResponseCode() == 502 && Attempts() <= {tries} && ({repeatable})"
 
 
+@functools.lru_cache(maxsize=256)
 def _middlewares(policies: Policies) -> Mapping[str, bytes]:
     if policies.max_connections_app is None:
         return _NONE

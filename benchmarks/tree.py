@@ -62,7 +62,7 @@ def whole(apps: int, servers: int, times: int) -> tuple[list[Sample], list[Sampl
     desired = {one.app: one for one in (_app(number, servers) for number in range(apps))}
     alone: list[Sample] = []
     watched: list[Sample] = []
-    with _tuned_as_a_daemon(), Etcd() as etcd, Bare(etcd.port) as bare:
+    with _tuned_as_a_daemon(), Etcd(flush=True) as etcd, Bare(etcd.port) as bare:
         for _ in range(times):
             keys = _keys(etcd, desired)
             without = _floor(etcd, bare, keys)

@@ -65,7 +65,8 @@ class Etcd:
     `members` is 1 or an odd number; `tls` makes it talk TLS to clients and demand their
     certificate. The data stays through stop, kill and start, in `folder` (which then outlives
     it) or in a temporary folder. Writes are not flushed to disk where etcd has a switch for that:
-    a SIGKILL of etcd loses nothing, since the kernel has what it wrote. Once users are switched on,
+    a SIGKILL of etcd loses nothing, since the kernel has what it wrote; with `flush` they are, as
+    people have it. Once users are switched on,
     `call` and `ctl` log in as `user` (name and password).
 
     Raises `ServerMissing` when made if there is no etcd on this machine.
@@ -77,6 +78,7 @@ class Etcd:
         *,
         members: int = 1,
         tls: bool = False,
+        flush: bool = False,
         flags: Sequence[str] = (),
     ) -> None:
         program = find_program("etcd")
@@ -86,7 +88,7 @@ class Etcd:
         self.tls = self._issue() if tls else None
         self._ssl = self._client_context() if self.tls else None
         self.user: tuple[str, str] | None = None
-        common = [*_no_fsync(program), *flags]
+        common = [*(() if flush else _no_fsync(program)), *flags]
         names = [f"m{number}" for number in range(1, members + 1)]
         peers = {name: f"http://127.0.0.1:{free_port()}" for name in names}
         self.members = tuple(self._member(program, name, peers, common) for name in names)

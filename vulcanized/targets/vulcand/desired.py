@@ -58,8 +58,9 @@ class Desired:
                 fresh[app] = make_part(desired, self._keys, self._mark)
             except Rejected as error:
                 self.refused[app] = str(error)
-        for app in gone:
-            self.refused.pop(app, None)
+        if complete:
+            for app in self.refused.keys() - apps.keys():
+                del self.refused[app]
         backends: set[str] = set()
         frontends: set[str] = set()
         hosts: set[str] = set()

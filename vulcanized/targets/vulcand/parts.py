@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -38,6 +39,8 @@ PROOF: Final = f"{MIDDLEWARES}proof-"
 _HOUR: Final = 3600 * 10**9
 _TICK: Final = 10**6
 """Nanoseconds."""
+
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+").fullmatch
 
 _NONE: Final[Mapping[str, bytes]] = {}
 
@@ -139,10 +142,7 @@ class _Made:
         content = {"Type": "http", "Settings": self._settings, **self._marks}
         self.backends[id_] = BackendObject(
             encoded(content),
-            {
-                server_id(server.name): encoded({"URL": _url(scheme, server.endpoint)})
-                for server in servers
-            },
+            {server_id(server.name): _server(scheme, server.endpoint) for server in servers},
         )
         return id_
 
@@ -254,10 +254,11 @@ def _serving(backend: Backend) -> tuple[Server, ...]:
     return tuple(server for server in backend.servers if server.state is ServerState.READY)
 
 
-def _url(scheme: str, endpoint: Endpoint) -> str:
-    if not endpoint.address or not 1 <= endpoint.port <= 65535:
-        raise Rejected(f"{endpoint} is no address of a server")
-    return f"{scheme}://{endpoint}"
+def _server(scheme: str, endpoint: Endpoint) -> bytes:
+    """A server as JSON; nothing in an address needs to be quoted."""
+    if not _ADDRESS(endpoint.address) or not 1 <= endpoint.port <= 65535:
+        raise Rejected(f"{str(endpoint)!r:.100} is no address of a server")
+    return f'{{"URL":"{scheme}://{endpoint}"}}'.encode()
 
 
 # Thousands of apps have the same policies.

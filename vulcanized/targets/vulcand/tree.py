@@ -105,8 +105,7 @@ class Tree:
             known = self.entry(item.key)
             if known is not None and known.revision < item.create_revision:
                 self._delete(item.key, item.create_revision - 1, ours=False)
-            entry = Entry(item.value, item.mod_revision, item.create_revision)
-            self._put(item.key, entry, ours=False)
+            self._put(item.key, item.value, item.mod_revision, item.create_revision)
         for key in [key for key, entry in self._entries() if key not in seen]:
             self._delete(key, revision, ours=False)
         self._deleted = {key: at for key, at in self._deleted.items() if at > revision}
@@ -121,8 +120,7 @@ class Tree:
         if event.value is None:
             self._delete(event.key, event.mod_revision, ours=False)
         else:
-            entry = Entry(event.value, event.mod_revision, event.create_revision)
-            self._put(event.key, entry, ours=False)
+            self._put(event.key, event.value, event.mod_revision, event.create_revision)
         self.revision = max(self.revision, event.mod_revision)
 
     # --- what we wrote ---
@@ -134,9 +132,7 @@ class Tree:
             self._deleted[key] = revision
         else:
             self._deleted.pop(key, None)
-            known = self.entry(key)
-            created = revision if known is None else known.created
-            self._put(key, Entry(value, revision, created), ours=True)
+            self._put(key, value, revision)
         self.revision = max(self.revision, revision)
 
     def forget(self) -> None:
@@ -200,23 +196,32 @@ class Tree:
             for part, entry in node.parts.items():
                 yield keys.middleware(id_, part), entry
 
-    def _node(self, place: Place, *, make: bool = False) -> Node | None:
-        nodes = self.backends if place.kind == "backends" else self.frontends
-        return nodes.setdefault(place.id, Node()) if make else nodes.get(place.id)
+    def _nodes(self, place: Place) -> dict[str, Node]:
+        return self.backends if place.kind == "backends" else self.frontends
 
-    def _put(self, key: str, entry: Entry, *, ours: bool) -> None:
+    def _node(self, place: Place) -> Node | None:
+        return self._nodes(place).get(place.id)
+
+    def _put(self, key: str, value: bytes, revision: int, created: int | None = None) -> None:
+        """A key was put; `created` None: by us, who know that it is the one that was there."""
         place = self.keys.place(key)
         if place is None:
             if not self.keys.is_vulcands(key) and len(self.strange) < MOST_STRANGE:
                 self.strange.add(key)
             return
-        if self._deleted.get(key, 0) >= entry.revision:
+        if self._deleted.get(key, 0) >= revision:
             return
-        node = self._node(place, make=True)
-        assert node is not None  # noqa: S101 - it was made
+        node = self._node(place)
+        if node is None:
+            node = Node()
+            self._nodes(place)[place.id] = node
         known = node.parts.get(place.part) if place.part else node.own
-        if known is not None and (known.revision, known.created) >= (entry.revision, entry.created):
+        ours = created is None
+        if created is None:
+            created = revision if known is None else known.created
+        if known is not None and (known.revision, known.created) >= (revision, created):
             return
+        entry = Entry(value, revision, created)
         if place.part:
             node.parts[place.part] = entry
         else:
@@ -246,8 +251,7 @@ class Tree:
             else:
                 self._bereave(place.id)
         if node.own is None and not node.parts:
-            nodes = self.backends if place.kind == "backends" else self.frontends
-            del nodes[place.id]
+            del self._nodes(place)[place.id]
         if not ours:
             self._mark(place)
 

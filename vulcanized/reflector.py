@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, Protocol
 
 import structlog
@@ -46,6 +47,7 @@ Uniform = Callable[[float, float], float]
 _MOST_PAGES = 2_000
 """Of one list, at 500 objects each: a server that goes on for ever must not fill our memory."""
 
+_UID = attrgetter("uid")
 _SHORTEST_WATCH = 2.0
 """Seconds, where a list is due soon: longer than one that counts as refused."""
 
@@ -125,7 +127,7 @@ class Cache(Generic[Record]):
         changed = self._apps.keys() - grouped.keys()
         while grouped:
             app, found = grouped.popitem()
-            now, before = tuple(sorted(found, key=_uid)), self._apps.get(app, ())
+            now, before = tuple(sorted(found, key=_UID)), self._apps.get(app, ())
             apps[app] = before if now == before else now
             if now != before:
                 changed.add(app)
@@ -146,10 +148,10 @@ class Cache(Generic[Record]):
             if before == record:
                 return ()
             self._records[record.uid] = record
-            self._forget(app, record.uid, record)
+            self._exchange(app, record.uid, record)
             if before is None or (left := _app(before)) == app:
                 return (app,)
-            self._forget(left, record.uid)
+            self._exchange(left, record.uid)
             return (app, left)
 
     def remove(self, uid: str) -> tuple[AppId, ...]:
@@ -159,13 +161,13 @@ class Cache(Generic[Record]):
             if before is None:
                 return ()
             app = _app(before)
-            self._forget(app, uid)
+            self._exchange(app, uid)
             return (app,)
 
-    def _forget(self, app: AppId, uid: str, *instead: Record) -> None:
+    def _exchange(self, app: AppId, uid: str, *instead: Record) -> None:
         """Take a record out of its app, and put another one in."""
         others = (record for record in self._apps.get(app, ()) if record.uid != uid)
-        records = tuple(sorted((*others, *instead), key=_uid))
+        records = tuple(sorted((*others, *instead), key=_UID))
         if records:
             self._apps[app] = records
         else:
@@ -200,10 +202,6 @@ class Cache(Generic[Record]):
 
 def _app(record: Record) -> AppId:
     return AppId(record.namespace, record.app)
-
-
-def _uid(record: Record) -> str:
-    return record.uid
 
 
 class Backoff:

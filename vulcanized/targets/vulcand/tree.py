@@ -81,7 +81,6 @@ class Tree:
         self.frontends: dict[str, Node] = {}
         self.users: dict[str, set[str]] = {}
         self.strange: set[str] = set()
-        self.revision = 0
         self.listed = False
         self.dirty_backends: set[str] = set()
         self.dirty_frontends: set[str] = set()
@@ -110,7 +109,6 @@ class Tree:
             self._delete(key, revision, ours=False)
         self._deleted = {key: at for key, at in self._deleted.items() if at > revision}
         self.strange &= seen
-        self.revision = max(self.revision, revision)
         self.listed = True
 
     def event(self, event: Event) -> None:
@@ -121,7 +119,6 @@ class Tree:
             self._delete(event.key, event.mod_revision, ours=False)
         else:
             self._put(event.key, event.value, event.mod_revision, event.create_revision)
-        self.revision = max(self.revision, event.mod_revision)
 
     # --- what we wrote ---
 
@@ -133,7 +130,6 @@ class Tree:
         else:
             self._deleted.pop(key, None)
             self._put(key, value, revision)
-        self.revision = max(self.revision, revision)
 
     def forget(self) -> None:
         """Forget all revisions, as etcd has: it was wiped, or restored from a backup."""
@@ -143,7 +139,6 @@ class Tree:
             for part, entry in node.parts.items():
                 node.parts[part] = entry._replace(revision=0, created=0)
         self._deleted.clear()
-        self.revision = 0
 
     # --- questions ---
 

@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(line: str) -> None:
-    print(f"vulcanized: {printable(line)}", file=sys.stderr)
+    # One write for the whole line: a log line of another thread must not come in between.
+    sys.stderr.write(f"vulcanized: {printable(line)}\n")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

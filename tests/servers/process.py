@@ -102,8 +102,19 @@ class ServerProcess:
         self._child = None
 
     def pause(self) -> None:
-        """Freeze it by SIGSTOP: its connections stay open and nothing answers."""
+        """Freeze it by SIGSTOP: its connections stay open and nothing answers from now on."""
         self._signal(signal.SIGSTOP)
+        # A thread that runs on another processor goes on until it comes by the kernel.
+        eventually(self._frozen, 10, f"{self.name} stands still")
+
+    def _frozen(self) -> bool:
+        """Whether no thread of it can run; true for what has ended."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            states = [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
+        except (FileNotFoundError, ProcessLookupError):
+            return not self.running
+        return all(state in "TtZX" for state in states)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

@@ -30,11 +30,15 @@ def test_every_change_answers_with_the_apps_that_it_touched() -> None:
     assert set(cache.put(record("a", "shop"))) == {TODO, SHOP}
     assert cache.remove("u-a") == (SHOP,)
     assert cache.remove("u-a") == ()
-    assert cache.replace([record("a"), record("b", "shop")]) == {TODO, SHOP}
-    assert cache.replace([record("b", "shop"), record("a")]) == set()
-    assert cache.replace([record("a", "shop"), record("b", "shop")]) == {TODO, SHOP}
-    assert cache.replace([]) == {SHOP}
+    assert cache.replace(_by_uid([record("a"), record("b", "shop")])) == {TODO, SHOP}
+    assert cache.replace(_by_uid([record("b", "shop"), record("a")])) == set()
+    assert cache.replace(_by_uid([record("a", "shop"), record("b", "shop")])) == {TODO, SHOP}
+    assert cache.replace({}) == {SHOP}
     assert (len(cache), cache.apps(), cache.all()) == (0, set(), ())
+
+
+def _by_uid(records: list[Pod]) -> dict[str, Pod]:
+    return {pod.uid: pod for pod in records}
 
 
 _RECORDS = st.builds(
@@ -43,7 +47,7 @@ _RECORDS = st.builds(
 _CHANGES: st.SearchStrategy[tuple[str, Any]] = st.one_of(
     st.tuples(st.just("put"), _RECORDS),
     st.tuples(st.just("remove"), st.sampled_from("abcd")),
-    st.tuples(st.just("replace"), st.lists(_RECORDS, max_size=4)),
+    st.tuples(st.just("replace"), st.lists(_RECORDS, max_size=4).map(_by_uid)),
 )
 
 
@@ -58,7 +62,7 @@ def test_the_index_is_always_that_of_the_records(changes: list[tuple[str, Any]])
         elif name == "remove":
             truth.pop(argument, None)
         else:
-            truth = {pod.uid: pod for pod in argument}
+            truth = dict(argument)
 
         touched = set(getattr(cache, name)(argument))
 
@@ -95,7 +99,7 @@ def test_readers_and_the_writer_do_not_disturb_each_other() -> None:
     for reader in readers:
         reader.start()
     for _ in range(20):
-        cache.replace(known)
+        cache.replace(_by_uid(known))
         for pod in known:
             cache.remove(pod.uid)
         for pod in known:

@@ -7,6 +7,7 @@ body of a refused request. See https://kubernetes.io/docs/reference/using-api/ap
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple
 
@@ -67,16 +68,24 @@ class Codec(Generic[Record]):
     def __init__(self, resource: Resource[Record]) -> None:
         self.kind = resource.kind
         self._lean = resource.lean
+        self._list: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_list_of(resource.wire))
         self._item: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.wire)
         self._event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_event_of(resource.wire))
 
     def page(self, body: bytes) -> Page[Record]:
         """One page of a list. Raises `Invalid` when the body as a whole is not one."""
         where = f"list of {self.kind}"
+        unreadable: list[Unreadable] = []
         try:
-            page = _list.decode(body)
-        except WRONG as error:
-            raise Invalid(where, str(error)) from error
+            page = self._list.decode(body)
+            records = [record for thing in page.items or () if (record := self._lean(thing))]
+        except (Invalid, *WRONG):
+            # One of them is odd, or all of it: only then is each looked at by itself.
+            try:
+                page = _list.decode(body)
+            except WRONG as error:
+                raise Invalid(where, str(error)) from error
+            records = list(self._readable(page.items or (), unreadable))
         # An empty answer takes every server away, so it has to be a list beyond doubt.
         if page.kind != f"{self.kind}List":
             raise Invalid(where, f"the answer is not a {self.kind}List but {shown(page.kind)}")
@@ -85,17 +94,20 @@ class Codec(Generic[Record]):
             raise Invalid(where, "the answer has no resource version")
         if not _VERSION(version):
             raise Invalid(where, f"the answer's resource version is {shown(version)}")
-        records: list[Record] = []
-        unreadable: list[Unreadable] = []
-        for raw in page.items or ():
+        return Page(tuple(records), tuple(unreadable), version, page.metadata.more or "")
+
+    def _readable(
+        self, items: Iterable[msgspec.Raw], unreadable: list[Unreadable]
+    ) -> Iterator[Record]:
+        """The records of those that can be read; the others are added to `unreadable`."""
+        for raw in items:
             try:
                 record = self._lean(self._item.decode(raw))
             except (Invalid, *WRONG) as error:
                 unreadable.append(self._unreadable(raw, error))
             else:
                 if record is not None:
-                    records.append(record)
-        return Page(tuple(records), tuple(unreadable), version, page.metadata.more or "")
+                    yield record
 
     def event(self, line: bytes) -> Event[Record]:
         """One watch line.
@@ -178,6 +190,18 @@ def status_error(
 def _event_of(wire: type[Any]) -> type[Any]:
     return msgspec.defstruct(
         "WatchEvent", [("type", str | None, None), ("object", wire | None, None)], gc=False
+    )
+
+
+def _list_of(wire: type[Any]) -> type[Any]:
+    return msgspec.defstruct(
+        "WholeList",
+        [
+            ("kind", str | None, None),
+            ("metadata", _ListMetadata | None, None),
+            ("items", list[wire] | None, None),  # type: ignore[valid-type]
+        ],
+        gc=False,
     )
 
 

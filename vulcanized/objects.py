@@ -120,20 +120,22 @@ class Metadata(Struct, gc=False, rename="camel"):
     owner_references: list[_Owner] | None = None
 
 
-class _ContainerPort(Struct, gc=False, rename="camel"):
+class _ContainerPort(Struct, frozen=True, gc=False, rename="camel"):
     name: str | None = None
     container_port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     protocol: str | None = None
 
 
-class _Container(Struct, gc=False, rename="camel"):
-    ports: list[_ContainerPort] | None = None
+class _Container(Struct, frozen=True, gc=False, rename="camel"):
+    ports: tuple[_ContainerPort, ...] | None = None
     restart_policy: str | None = None
 
 
-class _PodSpec(Struct, gc=False, rename="camel"):
-    containers: list[_Container] | None = None
-    init_containers: list[_Container] | None = None
+class _PodSpec(Struct, frozen=True, gc=False, rename="camel"):
+    """Frozen, so that the ports of what is equal are found out once."""
+
+    containers: tuple[_Container, ...] | None = None
+    init_containers: tuple[_Container, ...] | None = None
 
 
 class _Condition(Struct, gc=False):
@@ -304,34 +306,34 @@ def _is_ready(status: _PodStatus) -> bool:
 
 
 def _ports(spec: _PodSpec, meta: Metadata) -> tuple[Port, ...]:
-    """The TCP ports in the manifest's order: containers first, then native sidecars'."""
-    found: list[tuple[str, int]] = []
-    for container in spec.containers or ():
-        _add_ports(found, container, meta)
-    for container in spec.init_containers or ():
-        if container.restart_policy == "Always":
-            _add_ports(found, container, meta)
-    return _shared_ports(tuple(found)) if found else ()
+    ports = _shared_ports(spec)
+    if isinstance(ports, str):
+        _refuse(
+            POD,
+            meta,
+            f"a port is named {shown(ports)}: write at most 15 small letters, digits and -",
+        )
+    return ports
 
 
-def _add_ports(found: list[tuple[str, int]], container: _Container, meta: Metadata) -> None:
-    for port in container.ports or ():
-        if port.container_port is None or (port.protocol or "TCP") != "TCP":
-            continue
-        name = port.name or ""
-        if name and not _PORT_NAME(name):
-            _refuse(
-                POD,
-                meta,
-                f"a port is named {shown(name)}: write at most 15 small letters, digits and -",
-            )
-        found.append((name, port.container_port))
+@lru_cache(maxsize=1024)
+def _shared_ports(spec: _PodSpec) -> tuple[Port, ...] | str:
+    """The TCP ports in the manifest's order: containers first, then native sidecars'.
 
-
-@lru_cache(maxsize=4096)
-def _shared_ports(ports: tuple[tuple[str, int], ...]) -> tuple[Port, ...]:
-    """The pods of an app have equal ports: keep them once. The bound is for hostile variety."""
-    return tuple(Port(sys.intern(name), number) for name, number in ports)
+    The first name that cannot be one instead, if there is. The pods of an app have equal ports,
+    and most apps have: each is kept once. The bound is for hostile variety.
+    """
+    sidecars = [each for each in spec.init_containers or () if each.restart_policy == "Always"]
+    found = []
+    for container in (*(spec.containers or ()), *sidecars):
+        for port in container.ports or ():
+            if port.container_port is None or (port.protocol or "TCP") != "TCP":
+                continue
+            name = port.name or ""
+            if name and not _PORT_NAME(name):
+                return name
+            found.append(Port(sys.intern(name), port.container_port))
+    return tuple(found)
 
 
 def _ip(text: str) -> str:
@@ -344,6 +346,8 @@ def _ip(text: str) -> str:
         packed = socket.inet_pton(family, text)
     except (OSError, ValueError):
         return ""
+    if family == socket.AF_INET:
+        return text if text != "0.0.0.0" else ""  # noqa: S104 - one form of each, and no bind
     return socket.inet_ntop(family, packed) if any(packed) else ""
 
 

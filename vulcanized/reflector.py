@@ -25,7 +25,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -117,23 +117,26 @@ class Cache(Generic[Record]):
         self._records: dict[str, Record] = {}
         self._apps: dict[AppId, tuple[Record, ...]] = {}  # each sorted by uid
 
-    def replace(self, records: Iterable[Record]) -> set[AppId]:
-        """Make these all there is."""
-        fresh = {record.uid: record for record in records}
-        grouped: dict[AppId, list[Record]] = {}
-        for record in fresh.values():
-            grouped.setdefault(_app(record), []).append(record)
-        apps: dict[AppId, tuple[Record, ...]] = {}
-        changed = self._apps.keys() - grouped.keys()
-        while grouped:
-            app, found = grouped.popitem()
-            now, before = tuple(sorted(found, key=_UID)), self._apps.get(app, ())
-            apps[app] = before if now == before else now
-            if now != before:
-                changed.add(app)
+    def replace(self, records: Mapping[str, Record]) -> set[AppId]:
+        """Make these, by uid, all there is. What did not change costs a comparison."""
+        known = self._records
+        gone = known.keys() - records.keys()
+        came = {
+            uid: record
+            for uid, record in records.items()
+            if (before := known.get(uid)) is not record and before != record
+        }
+        left = {uid: known[uid] for uid in (*gone, *(came.keys() & known.keys()))}
+        into: dict[AppId, list[Record]] = {_app(record): [] for record in left.values()}
+        for record in came.values():
+            into.setdefault(_app(record), []).append(record)
         with self._lock:
-            self._records, self._apps = fresh, apps
-        return changed
+            for app, instead in into.items():
+                self._exchange(app, left, instead)
+            for uid in gone:
+                del known[uid]
+            known.update(came)
+        return set(into)
 
     def known(self, record: Record) -> Record:
         """The record that is here, where that is equal: what is listed again takes no memory."""
@@ -148,10 +151,10 @@ class Cache(Generic[Record]):
             if before == record:
                 return ()
             self._records[record.uid] = record
-            self._exchange(app, record.uid, record)
+            self._exchange(app, (record.uid,), (record,))
             if before is None or (left := _app(before)) == app:
                 return (app,)
-            self._exchange(left, record.uid)
+            self._exchange(left, (record.uid,))
             return (app, left)
 
     def remove(self, uid: str) -> tuple[AppId, ...]:
@@ -161,15 +164,15 @@ class Cache(Generic[Record]):
             if before is None:
                 return ()
             app = _app(before)
-            self._exchange(app, uid)
+            self._exchange(app, (uid,))
             return (app,)
 
-    def _exchange(self, app: AppId, uid: str, *instead: Record) -> None:
-        """Take a record out of its app, and put another one in."""
-        others = (record for record in self._apps.get(app, ()) if record.uid != uid)
-        records = tuple(sorted((*others, *instead), key=_UID))
+    def _exchange(self, app: AppId, out: Container[str], instead: Iterable[Record] = ()) -> None:
+        """Take the records with these uids out of an app and put others in, in one step."""
+        records = [record for record in self._apps.get(app, ()) if record.uid not in out]
+        records += instead
         if records:
-            self._apps[app] = records
+            self._apps[app] = tuple(sorted(records, key=_UID))
         else:
             del self._apps[app]
 
@@ -334,7 +337,7 @@ class Reflector(Generic[Record]):
         with self._lock:
             before = self._cache.by_uid() if self.spoken else None
             held = self._holds.judge(before, fresh, self._cause or "start")
-            changed = self._cache.replace([*fresh.values(), *held.values()])
+            changed = self._cache.replace({**fresh, **held} if held else fresh)
         self._mend_at = None
         if unreadable:
             self._schedule_mending()

@@ -60,7 +60,8 @@ def _app(number: int, servers: int) -> DesiredApp:
     placed = tuple(
         Server(
             f"app-{number}-{each}-0123abcd",
-            Endpoint(f"10.{number >> 8}.{number & 255}.{each}", 8080),
+            f"10.{number >> 8}.{number & 255}.{each}",
+            8080,
             ServerState.READY,
             version="1",
         )

@@ -33,7 +33,7 @@ def servers(result: Built, version: str = ANY_VERSION) -> dict[str, str]:
     assert result.desired is not None
     backend = result.desired.backend(version)
     assert backend is not None, result.desired.backends
-    return {server.endpoint.address: server.state.value for server in backend.servers}
+    return {server.address: server.state.value for server in backend.servers}
 
 
 def codes(result: Built) -> list[str]:
@@ -78,7 +78,7 @@ def test_which_port_takes_traffic(
     document = config() if wanted is None else config(port=wanted)
     result = built(observed(pod("a", ports=ports), config=document))
     assert result.desired is not None
-    found = [server.endpoint.port for server in result.desired.backends[0].servers]
+    found = [server.port for server in result.desired.backends[0].servers]
     assert found == ([] if number is None else [number])
     assert ("no_port" in codes(result)) == (number is None)
 
@@ -346,7 +346,7 @@ def test_whatever_comes_in_the_split_names_backends_and_a_ready_version_wins(
     for share in result.desired.split:
         assert share.weight > 0
         assert result.desired.backend(share.version) is not None
-    placed = {s.endpoint.address for b in result.desired.backends for s in b.servers}
+    placed = {s.address for b in result.desired.backends for s in b.servers}
     assert placed == {
         each.ip for each in pods if not each.finished and (each.ready or each.terminating)
     }
@@ -361,7 +361,7 @@ def test_no_pod_takes_traffic_that_is_not_ready(pods: list[Pod], text: str | Non
     result = built(observed(*pods, config=config(), activation=text))
     assert result.desired is not None
     serving = {
-        server.endpoint.address
+        server.address
         for backend in result.desired.backends
         for server in backend.servers
         if server.state is ServerState.READY

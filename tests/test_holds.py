@@ -15,7 +15,7 @@ STOP = threading.Event()
 
 
 def server(number: int, version: str = "blue", state: ServerState = ServerState.READY) -> Server:
-    return Server(f"s{number}", Endpoint(f"10.0.0.{number}", 8080), state, version=version)
+    return Server(f"s{number}", f"10.0.0.{number}", 8080, state, version=version)
 
 
 def guarding(*servers: Server, network: Network | None = None) -> Guarding:

@@ -20,7 +20,7 @@ from vulcanized.errors import Expired
 from vulcanized.guard import PODS, takes_traffic
 from vulcanized.holds import Guarding, Holds, NoBaseline
 from vulcanized.listwatch import Codec
-from vulcanized.model import AppId, Endpoint, Pod, SourceState
+from vulcanized.model import AppId, Pod, SourceState
 from vulcanized.model import Server as Placed
 from vulcanized.objects import Labels, pods
 from vulcanized.reflector import Reflector
@@ -243,7 +243,7 @@ def test_where_nothing_can_be_asked_the_second_list_alone_decides() -> None:
 
 def test_the_port_in_effect_is_asked_before_those_that_a_pod_names() -> None:
     server = Guarded(listed(*FOUR), LOST, listed(), [2.0], listed())
-    server.servers[TODO] = [Placed(f"s{n}", Endpoint(ip(n), 9999)) for n in range(1, 5)]
+    server.servers[TODO] = [Placed(f"s{n}", ip(n), 9999) for n in range(1, 5)]
     server.follow()
     assert {endpoint.port for endpoint in server.network.asked} == {9999}
 

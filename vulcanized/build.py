@@ -27,7 +27,6 @@ from vulcanized.model import (
     Built,
     DesiredApp,
     Document,
-    Endpoint,
     Observed,
     Pod,
     Problem,
@@ -275,7 +274,7 @@ def _place(observed: Observed, spec: AppSpec, problems: list[Problem]) -> dict[s
             without.append(pod)
             continue
         state = ServerState.DRAIN if pod.terminating else ServerState.READY
-        server = Server(_server_name(pod, port), Endpoint(pod.ip, port), state, version=pod.version)
+        server = Server(_server_name(pod, port), pod.ip, port, state, version=pod.version)
         placed.setdefault(pod.version, []).append(server)
     if unreachable:
         problems.append(

@@ -108,7 +108,7 @@ class Guarding:
 
     def _of_pod(self, pod: Pod) -> Sequence[Endpoint] | None:
         servers = self.servers(AppId(pod.namespace, pod.app))
-        found = [s.endpoint for s in servers or () if s.endpoint.address == pod.ip]
+        found = [s.endpoint for s in servers or () if s.address == pod.ip]
         if found:
             return found[:_MOST_PORTS]
         if servers is None and not pod.ports:

@@ -179,10 +179,16 @@ class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     """
 
     name: str
-    endpoint: Endpoint
+    address: str
+    port: int
     state: ServerState = ServerState.READY
     weight: int = 100
     version: str = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Made when it is asked for: tens of thousands of servers are kept."""
+        return Endpoint(self.address, self.port)
 
 
 class Backend(msgspec.Struct, frozen=True, gc=False):

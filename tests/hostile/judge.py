@@ -193,9 +193,7 @@ def judge_servers(part: Part) -> None:
             added += [("enable", "server", name)] if server.state is not ServerState.MAINT else []
             left += [("set", "server", name, "state", "maint"), ("del", "server", name)]
         running = {
-            server.name: LiveServer(
-                server.endpoint.address, server.endpoint.port, ServerState.READY, server.weight
-            )
+            server.name: LiveServer(server.address, server.port, ServerState.READY, server.weight)
             for server in pool.servers
         }
         plan.plan_removal(leaving, pool.shape.id, running)

@@ -26,7 +26,6 @@ from vulcanized.model import (
     Backend,
     Built,
     DesiredApp,
-    Endpoint,
     PathKind,
     Problem,
     Route,
@@ -50,7 +49,7 @@ class View:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        server = Server(text, Endpoint(text, 80), version=text)
+        server = Server(text, text, 80, version=text)
         routes = (Route(text, PathKind.REGEX, text),)
         desired = DesiredApp(TODO, routes, (Share(text, 1),), (Backend(text, (server,)),))
         problem = Problem(TODO, "config_invalid", text, text)

@@ -50,7 +50,7 @@ class Guarded:
             Remembered(stored, pods),
             self.network,
             Patience(confirm=(0.3, 0.4), longest=0.6),
-            lambda app: [Server("s", SERVERS[app])] if app in SERVERS else [],
+            lambda app: [Server("s", *SERVERS[app])] if app in SERVERS else [],
         )
 
 

@@ -58,7 +58,7 @@ class Guarded:
         self.source = EtcdSource(client, prefix, self.dirty, guarding=guarding)
 
     def servers(self, app: AppId) -> list[Server] | None:
-        return [Server("s", SERVERS[app])] if self.known else None
+        return [Server("s", *SERVERS[app])] if self.known else None
 
     def configs(self) -> set[AppId]:
         return {app for app in APPS if self.source.config(app)}

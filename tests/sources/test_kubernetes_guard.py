@@ -13,7 +13,7 @@ from tests.servers.wait import eventually
 from tests.sources.following import following
 from vulcanized.guard import Patience
 from vulcanized.holds import Guarding, NoBaseline
-from vulcanized.model import AppId, Controller, Endpoint, Pod, Server
+from vulcanized.model import AppId, Controller, Pod, Server
 from vulcanized.settings import KubernetesSettings
 
 ELSEWHERE = AppId("elsewhere", "todo")
@@ -34,7 +34,7 @@ class Remembered(NoBaseline):
 
 
 def servers(app: AppId) -> Sequence[Server]:
-    return [Server(each.name, Endpoint(each.ip, 8080), version="blue") for each in PODS]
+    return [Server(each.name, each.ip, 8080, version="blue") for each in PODS]
 
 
 def guarding(*answering: str) -> Guarding:

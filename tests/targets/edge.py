@@ -25,7 +25,6 @@ from vulcanized.model import (
     Backend,
     Change,
     DesiredApp,
-    Endpoint,
     PathKind,
     Policies,
     Route,
@@ -89,7 +88,7 @@ def server(
     state: ServerState = ServerState.READY,
     weight: int = 100,
 ) -> Server:
-    return Server(name, Endpoint(address, port), state, weight)
+    return Server(name, address, port, state, weight)
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Edge:
         weight: int = 100,
     ) -> Server:
         """A running pod as a server."""
-        return Server(name, Endpoint(*self.pods.start(name, version)), state, weight, version)
+        return Server(name, *self.pods.start(name, version), state, weight, version)
 
     # --- driving -----------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def test_a_draining_server_finishes_what_it_has_and_gets_nothing_new(edge: Edge)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(get, edge.port, HOST, "/slow?seconds=0.8")
         eventually(lambda: edge.pods.in_flight("old"), 5, "the slow request is there")
-        drains = server("old", old.endpoint.address, old.endpoint.port, ServerState.DRAIN)
+        drains = server("old", old.address, old.port, ServerState.DRAIN)
         edge.apply(app(servers=[drains, new]))
         assert set(served_by(edge)) == {"new"}
         edge.apply(app(servers=[new]))
@@ -146,11 +146,7 @@ def test_servers_have_weights_of_their_own(edge: Edge) -> None:
     heavy, light = edge.pod("heavy", weight=200), edge.pod("light", weight=50)
     edge.show(app(servers=[heavy, light]))
     assert served_by(edge, requests=50)["heavy"] == pytest.approx(40, abs=2)
-    edge.show(
-        app(
-            servers=[server("heavy", heavy.endpoint.address, heavy.endpoint.port, weight=50), light]
-        )
-    )
+    edge.show(app(servers=[server("heavy", heavy.address, heavy.port, weight=50), light]))
     assert served_by(edge, requests=50)["heavy"] == pytest.approx(25, abs=2)
     assert edge.reloads == ["start"]
 
@@ -453,10 +449,8 @@ def test_files_are_behind_run_time_by_less_than_a_second(edge: Edge) -> None:
     edge.apply(app(servers=[a, b]))
     assert "server b " not in edge.file("haproxy.cfg")
     edge.until(lambda: "server b " in edge.file("haproxy.cfg"), 1.0, "the file is written")
-    edge.apply(
-        app(servers=[a, server("b", b.endpoint.address, b.endpoint.port, ServerState.DRAIN)])
-    )
+    edge.apply(app(servers=[a, server("b", b.address, b.port, ServerState.DRAIN)]))
     edge.until(lambda: "weight 0" in edge.file("haproxy.cfg"), 1.0)
-    now = app(servers=[a, server("b", b.endpoint.address, b.endpoint.port, ServerState.DRAIN)])
+    now = app(servers=[a, server("b", b.address, b.port, ServerState.DRAIN)])
     assert edge.target.rendered({TODO: now}) == edge.target.actual()
     assert edge.file(ACTIVE) == "default/todo default:todo\n"

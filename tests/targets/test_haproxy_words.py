@@ -162,7 +162,7 @@ def strange_apps(draw: st.DrawFn) -> DesiredApp:
     strange = draw(st.lists(st.sampled_from(list(USUAL)), min_size=1, max_size=2))
     values = {**USUAL, **{place: draw(near(USUAL[place]) | ANYTHING) for place in strange}}
     check = HealthCheck(values["health"], None, 1, 1, 1, 1, 200, 299)
-    one = Server(values["server"], Endpoint(values["address"], 80))
+    one = Server(values["server"], values["address"], 80)
     return DesiredApp(
         AppId(values["namespace"], values["name"]),
         (Route(values["host"], draw(st.sampled_from(PathKind)), values["path"]),),

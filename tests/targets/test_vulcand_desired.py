@@ -14,7 +14,6 @@ from vulcanized.model import (
     AppId,
     Backend,
     DesiredApp,
-    Endpoint,
     PathKind,
     Pin,
     PinKind,
@@ -35,7 +34,7 @@ Apps = dict[AppId, DesiredApp | None]
 
 
 def app(id_: AppId, *routes: Route, port: int = 80, policies: Policies | None = None) -> DesiredApp:
-    server = Server("s", Endpoint("10.0.0.1", port), version="blue")
+    server = Server("s", "10.0.0.1", port, version="blue")
     backends = (Backend(ANY_VERSION, (server,)),)
     shares = (Share(ANY_VERSION, 1),)
     return DesiredApp(id_, tuple(sorted(routes)), shares, backends, policies or Policies())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vulcanized.model import Endpoint, Server, Share
+from vulcanized.model import Server, Share
 from vulcanized.targets.vulcand.mix import MOST_SERVERS, mix, nearest
 
 weights = st.one_of(st.integers(1, 100), st.sampled_from([1, 5, 10, 25, 50, 90, 95, 99]))
@@ -63,7 +63,7 @@ def test_nearest(wanted: tuple[int, ...], most: tuple[int, ...], found: tuple[in
 
 
 def servers(version: str, count: int) -> tuple[Server, ...]:
-    return tuple(Server(f"{version}-{n}", Endpoint("10.0.0.1", n + 1)) for n in range(count))
+    return tuple(Server(f"{version}-{n}", "10.0.0.1", n + 1) for n in range(count))
 
 
 def test_a_mix_says_what_it_reached() -> None:

@@ -50,7 +50,7 @@ ROOT = Route("todo.example", PathKind.PREFIX, "/")
 
 def server(name: str, version: str = "blue", state: ServerState = ServerState.READY) -> Server:
     number = sum(map(ord, name)) % 200 + 1
-    return Server(name, Endpoint(f"10.0.0.{number}", 8080), state, version=version)
+    return Server(name, f"10.0.0.{number}", 8080, state, version=version)
 
 
 BLUE = Backend("blue", (server("blue-1"), server("blue-2")))
@@ -194,7 +194,7 @@ def test_each_route_has_a_frontend() -> None:
 
 
 def test_a_name_with_dots_and_underscores() -> None:
-    odd = Backend("v1.2_3", (Server("todo-1.2_x", Endpoint("10.0.0.1", 80)),))
+    odd = Backend("v1.2_3", (Server("todo-1.2_x", "10.0.0.1", 80),))
     part = made(app([odd], [("v1.2_3", 1)]))
     (id_,) = part.backends
     assert id_ == "edge__default__todo__v1_d2_u3__"
@@ -212,7 +212,7 @@ def test_a_name_with_dots_and_underscores() -> None:
     ],
 )
 def test_the_url_of_a_server(endpoint: Endpoint, protocol: Protocol, url: str) -> None:
-    some = Backend(ANY_VERSION, (Server("s", endpoint),))
+    some = Backend(ANY_VERSION, (Server("s", *endpoint),))
     (each,) = made(app([some], policies=Policies(protocol=protocol))).backends.values()
     assert json.loads(each.servers["s"]) == {"URL": url}
 
@@ -220,7 +220,7 @@ def test_the_url_of_a_server(endpoint: Endpoint, protocol: Protocol, url: str) -
 @pytest.mark.parametrize("endpoint", [Endpoint("", 80), Endpoint("10.0.0.1", 0)])
 def test_what_is_no_address_is_refused(endpoint: Endpoint) -> None:
     """A URL without a host ends every request of its frontend, from the next start on."""
-    some = Backend(ANY_VERSION, (Server("s", endpoint),))
+    some = Backend(ANY_VERSION, (Server("s", *endpoint),))
     with pytest.raises(Rejected, match="no address of a server"):
         make_part(app([some]), KEYS, "")
 

@@ -16,7 +16,6 @@ from vulcanized.model import (
     Backend,
     Change,
     DesiredApp,
-    Endpoint,
     PathKind,
     Route,
     Server,
@@ -32,8 +31,7 @@ SERVERS = 700
 
 def app(name: str) -> DesiredApp:
     servers = tuple(
-        Server(f"pod-{n}-0123abcd", Endpoint(f"10.0.{n >> 8}.{n & 255}", 80))
-        for n in range(SERVERS)
+        Server(f"pod-{n}-0123abcd", f"10.0.{n >> 8}.{n & 255}", 80) for n in range(SERVERS)
     )
     return DesiredApp(
         AppId("default", name),

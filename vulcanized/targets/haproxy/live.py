@@ -207,8 +207,8 @@ def limited_to(live: LiveServer, maxconn: int) -> bool:
 
 def stands_at(live: LiveServer, server: Server) -> bool:
     """Whether a running server has the wanted address, however that is written."""
-    literal = server.endpoint.address
-    return live.port == server.endpoint.port and (
+    literal = server.address
+    return live.port == server.port and (
         live.address == literal or live.address == words.ip(literal)
     )
 

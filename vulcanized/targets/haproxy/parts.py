@@ -19,7 +19,6 @@ from vulcanized.model import (
     AppId,
     Balance,
     DesiredApp,
-    Endpoint,
     HealthCheck,
     PathKind,
     Policies,
@@ -345,8 +344,8 @@ def read_servers(text: str) -> dict[str, tuple[Server, ...]]:
         elif server := _WRITTEN_SERVER.match(line):
             address, _, port = server[2].rpartition(":")
             state = ServerState.MAINT if line.endswith(" disabled") else ServerState.READY
-            endpoint = Endpoint(address.strip("[]"), int(port))
-            servers.append(Server(server[1], endpoint, state, int(server[3])))
+            place = address.strip("[]"), int(port)
+            servers.append(Server(server[1], *place, state, int(server[3])))
     return {id_: tuple(each) for id_, each in found.items()}
 
 

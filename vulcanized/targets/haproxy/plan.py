@@ -21,7 +21,6 @@ from vulcanized.diff import key_changes
 from vulcanized.model import (
     ANY_VERSION,
     DesiredApp,
-    Endpoint,
     PathKind,
     Server,
     ServerState,
@@ -247,7 +246,7 @@ def _change(id_: str, server: Server, running: LiveServer) -> list[Command]:
     name = f"{id_}/{server.name}"
     commands = []
     if not stands_at(running, server):
-        address = f"addr {words.ip(server.endpoint.address)} port {server.endpoint.port}"
+        address = f"addr {words.ip(server.address)} port {server.port}"
         commands.append(Command(f"set server {name} {address}", id_, DONE))
     if shows(running, server):
         return commands
@@ -262,16 +261,14 @@ def live_servers(servers: Iterable[Server], leaving: Iterable[str] = ()) -> dict
     """How servers look in a process that shows them; `leaving` are some that cannot go yet."""
     live = {name: LiveServer("", 0, ServerState.MAINT, 0) for name in leaving}
     for server in servers:
-        live[server.name] = LiveServer(
-            server.endpoint.address, server.endpoint.port, server.state, server.weight
-        )
+        live[server.name] = LiveServer(server.address, server.port, server.state, server.weight)
     return live
 
 
 def servers_of(live: Mapping[str, LiveServer]) -> tuple[Server, ...]:
     """Running servers as if they were wanted as they are."""
     return tuple(
-        Server(name, Endpoint(each.address, each.port), each.state, each.weight)
+        Server(name, each.address, each.port, each.state, each.weight)
         for name, each in live.items()
     )
 

@@ -154,9 +154,7 @@ class World:
     def write(self, group: Group) -> None:
         fits(group)
         revision = self.etcd.transact(group.operations, group.compares)
-        for operation in group.operations:
-            value = operation.value if isinstance(operation, Put) else None
-            self.tree.wrote(operation.key, value, revision)
+        self.tree.made(group.operations, revision)
 
 
 def fits(group: Group) -> None:
@@ -455,9 +453,9 @@ def test_objects_of_others_go_only_if_they_are_adopted() -> None:
 def test_a_middleware_of_somebody_else_stays_unless_it_would_end_vulcand() -> None:
     goal = wanted({BLUE: backend()}, frontend(F, BLUE))
     world = brought(goal)
-    world.tree.wrote(KEYS.middleware(F, "own"), b"{}", 100)
+    world.tree.made([Put(KEYS.middleware(F, "own"), b"{}")], 100)
     assert written(world, goal, Touched(set(), {F})) == []
-    world.tree.wrote(KEYS.middleware(F, "own"), b" null ", 101)
+    world.tree.made([Put(KEYS.middleware(F, "own"), b" null ")], 101)
     assert written(world, goal, Touched(set(), {F})) == [Delete(KEYS.middleware(F, "own"))]
 
 

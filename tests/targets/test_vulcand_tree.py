@@ -85,8 +85,7 @@ def test_of_two_words_the_newer_counts(
         position = _some_events(data, etcd, tree, position)
         revision = etcd.transact([operation])
         if ours:
-            value = operation.value if isinstance(operation, Put) else None
-            tree.wrote(operation.key, value, revision)
+            tree.made([operation], revision)
         if data.draw(st.integers(0, 5)) == 0:
             tree.list(etcd.items(), etcd.revision)
             right(tree, etcd)
@@ -105,7 +104,7 @@ def _some_events(data: st.DataObject, etcd: Etcd, tree: Tree, position: int) -> 
 def test_only_what_others_change_is_dirty() -> None:
     tree = Tree(KEYS)
     tree.list([], 1)
-    tree.wrote(KEYS.backend(BLUE), OBJECT, 2)
+    tree.made([Put(KEYS.backend(BLUE), OBJECT)], 2)
     tree.event(Event(KEYS.backend(BLUE), OBJECT, 2, 2))
     assert not tree.dirty
 
@@ -196,7 +195,8 @@ def test_a_put_of_ours_on_what_was_deleted_just_before() -> None:
     etcd = Etcd()
     tree = led(etcd)
     etcd.transact([Delete(KEYS.backend(BLUE))])
-    tree.wrote(KEYS.backend(BLUE), b"{}", etcd.transact([Put(KEYS.backend(BLUE), b"{}")]))
+    put = Put(KEYS.backend(BLUE), b"{}")
+    tree.made([put], etcd.transact([put]))
     assert tree.orphans == {}
     for event in etcd.events[-2:]:
         tree.event(event)

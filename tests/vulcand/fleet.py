@@ -71,12 +71,13 @@ class Fleet:
         targets: str = "",
         more: str = "",
         probes: Sequence[Vulcand] = (),
+        store: str = "",
         start: bool = True,
     ) -> Vulcanized:
         """A daemon with one vulcand target, ready unless `start` says otherwise.
 
         `etcd`: URLs other than etcd's own; `targets`: others beside it; `target`, `etcd_more`:
-        further lines of those sections.
+        further lines of those sections; `store`: another prefix of etcd.
         """
         probe = [f"127.0.0.1:{each.port}" for each in probes]
         folder = self.folder / name
@@ -89,7 +90,7 @@ manifests = "{self.manifests}"
 
 [etcd]
 endpoints = {json.dumps(list(etcd or self.etcd.endpoints))}
-prefix = "{self.store}"
+prefix = "{store or self.store}"
 {etcd_more}
 """,
             targets=f"""[[targets]]

@@ -169,3 +169,35 @@ def test_a_takeover_in_the_midst_of_many_writes_ends_as_a_fresh_start_would(flee
     leads(standby, TAKEN_OVER)
 
     fleet.like_a_fresh_start(standby)
+
+
+def test_a_fleet_of_the_same_name_under_another_prefix_writes_nothing_until_the_first_is_gone(
+    fleet: Fleet,
+) -> None:
+    fleet.todo("blue-1", "green-1")
+    first = fleet.daemon()
+    fleet.served_by("blue-1")
+    before = fleet.tree(ours=True)
+    store = f"{fleet.store}-other"
+    try:
+        for key, written in fleet.written(f"{fleet.store}/").items():
+            fleet.etcd.put(store + key.removeprefix(fleet.store), written.value.decode())
+        fleet.etcd.delete(f"{store}/leader/vulcanized")
+        second = fleet.daemon("two", store=store, start=False)
+        second.process.start()
+        eventually(lambda: "another etcd.prefix" in target_of(second)["error"], 20, ignore=NOT_YET)
+
+        told = target_of(second)["error"]
+        assert fleet.leader_key in told
+        assert "'one' leads" in told
+        assert fleet.tree(ours=True) == before
+        fleet.activate("green")
+        fleet.served_by("green-1")
+
+        first.process.stop()
+        fleet.etcd.put(f"{store}/active/default/todo", "blue")
+
+        fleet.served_by("blue-1", deadline=30)
+        assert not target_of(second)["error"]
+    finally:
+        fleet.etcd.delete_prefix(f"{store}/")

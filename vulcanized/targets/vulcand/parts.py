@@ -16,7 +16,6 @@ from vulcanized.model import (
     ANY_VERSION,
     Backend,
     DesiredApp,
-    Endpoint,
     Policies,
     Protocol,
     Route,
@@ -142,7 +141,7 @@ class _Made:
         content = {"Type": "http", "Settings": self._settings, **self._marks}
         self.backends[id_] = BackendObject(
             encoded(content),
-            {server_id(server.name): _server(scheme, server.endpoint) for server in servers},
+            {server_id(server.name): _server(scheme, server) for server in servers},
         )
         return id_
 
@@ -254,11 +253,13 @@ def _serving(backend: Backend) -> tuple[Server, ...]:
     return tuple(server for server in backend.servers if server.state is ServerState.READY)
 
 
-def _server(scheme: str, endpoint: Endpoint) -> bytes:
+def _server(scheme: str, server: Server) -> bytes:
     """A server as JSON; nothing in an address needs to be quoted."""
-    if not _ADDRESS(endpoint.address) or not 1 <= endpoint.port <= 65535:
-        raise Rejected(f"{str(endpoint)!r:.100} is no address of a server")
-    return f'{{"URL":"{scheme}://{endpoint}"}}'.encode()
+    address, port = server.address, server.port
+    if not _ADDRESS(address) or not 1 <= port <= 65535:
+        raise Rejected(f"{str(server.endpoint)!r:.100} is no address of a server")
+    literal = f"[{address}]" if ":" in address else address
+    return f'{{"URL":"{scheme}://{literal}:{port}"}}'.encode()
 
 
 # Thousands of apps have the same policies.

@@ -52,6 +52,7 @@ from vulcanized.targets.vulcand.plan import (
     transactions,
 )
 from vulcanized.targets.vulcand.proof import Prover
+from vulcanized.targets.vulcand.rivals import refusal, rivals
 from vulcanized.targets.vulcand.routes import overlaps
 from vulcanized.targets.vulcand.tree import Tree
 
@@ -266,6 +267,8 @@ class VulcandTarget:
         with self._tree.lock:
             self._end_detours(now, leading=fence is not None)
             groups = self._plan(leading=fence is not None)
+            looked = Touched(self._backends, self._frontends)
+            others = rivals(self._tree, looked, self._mark) if groups else set()
         if fence is None:
             self._look_at = now + STANDBY_EVERY
             if self._leadership.error:
@@ -280,6 +283,7 @@ class VulcandTarget:
             return self._applied(Outcome.UNCHANGED, due, standby=True)
         if groups:
             try:
+                self._raise_if_led(others)
                 self._write(groups, fence)
             except Conflict as error:
                 # Either another leads, or somebody changed a frontend: the watch tells of both.
@@ -302,6 +306,14 @@ class VulcandTarget:
         now = self._clock()
         ends = (at for at in self._detours.values() if at > now)
         return self._applied(outcome, min((now + LOOK_EVERY, *ends)))
+
+    def _raise_if_led(self, rivals: Iterable[str]) -> None:
+        """Raise Rejected when somebody holds one of these leader keys."""
+        for key in sorted(rivals):
+            held = self._client.get(key, self._stop)
+            if held is not None:
+                instance = held.value.decode(errors="replace")
+                raise Rejected(refusal(self._settings.leader, key, instance))
 
     def _plan(self, *, leading: bool) -> tuple[Group, ...]:
         """What is to be written now, under the tree's lock. What it looked at stays touched."""
@@ -422,11 +434,7 @@ class VulcandTarget:
     def _transact(self, group: Group, fence: Compare) -> None:
         revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
         with self._tree.lock:
-            for operation in group.operations:
-                if isinstance(operation, Put):
-                    self._tree.wrote(operation.key, operation.value, revision)
-                else:
-                    self._tree.wrote(operation.key, None, revision)
+            self._tree.made(group.operations, revision)
 
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from vulcanized.etcd import Event, KeyValue
+from vulcanized.etcd import Event, KeyValue, Operation, Put
 from vulcanized.targets.vulcand.keys import Keys, Place
 
 MOST_STRANGE: Final = 1000
@@ -122,14 +122,34 @@ class Tree:
 
     # --- what we wrote ---
 
-    def wrote(self, key: str, value: bytes | None, revision: int) -> None:
-        """A key was put by us, or deleted."""
-        if value is None:
+    def made(self, operations: Iterable[Operation], revision: int) -> None:
+        """A transaction of ours was made. Most of what is ever written are servers, row by row."""
+        row, node = "", None
+        for operation in operations:
+            key = operation.key
+            base, _, part = key.rpartition("/")
+            if base != row:
+                place = self.keys.place(key)
+                row, node = base, None
+                if place is not None and place.kind == "backends" and place.part:
+                    node = self.backends.get(place.id)
+            if node is None or self._deleted or not isinstance(operation, Put):
+                self._made(operation, revision)
+                row = ""
+                continue
+            known = node.parts.get(part)
+            if known is None or known.revision < revision:
+                created = revision if known is None else known.created
+                node.parts[part] = Entry(operation.value, revision, created)
+
+    def _made(self, operation: Operation, revision: int) -> None:
+        key = operation.key
+        if isinstance(operation, Put):
+            self._deleted.pop(key, None)
+            self._put(key, operation.value, revision)
+        else:
             self._delete(key, revision, ours=True)
             self._deleted[key] = revision
-        else:
-            self._deleted.pop(key, None)
-            self._put(key, value, revision)
 
     def forget(self) -> None:
         """Forget all revisions, as etcd has: it was wiped, or restored from a backup."""

@@ -170,6 +170,6 @@ def test_the_place_of_a_key() -> None:
     ):
         assert place(rest) is None, rest
     assert keys.place("vulcand/backends/b/backend") is None
-    assert keys.is_server(keys.server("b", "s"))
-    assert not keys.is_server(keys.backend("servers"))
-    assert not keys.is_server(keys.middleware("servers", "servers"))
+    assert keys.free(keys.server("b", "s")) == "server"
+    assert keys.free(keys.backend("servers")) == "backend"
+    assert keys.free(keys.middleware("servers", "servers")) == ""

@@ -128,9 +128,11 @@ class Keys:
         """Whether it is a listener or a host: vulcand's, and none of our business."""
         return key.startswith((f"{self.prefix}/listeners/", f"{self.prefix}/hosts/"))
 
-    def is_server(self, key: str) -> bool:
-        """Whether it is the key of a server, for keys that were made here."""
-        return key.startswith(self._backends) and "/servers/" in key[len(self._backends) :]
+    def free(self, key: str) -> str:
+        """What it is the key of, a "backend" or a "server"; "" for others. For keys made here."""
+        if not key.startswith(self._backends):
+            return ""
+        return "server" if "/servers/" in key[len(self._backends) :] else "backend"
 
     def place(self, key: str) -> Place | None:
         """Where a key stands; None for all that vulcand does not take for a backend or frontend."""

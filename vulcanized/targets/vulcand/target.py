@@ -83,7 +83,7 @@ STANDBY_EVERY: Final = 1.0
 AGAIN: Final = 0.05
 """Seconds until what somebody else changed in between is known and planned anew."""
 CLOSE_SECONDS: Final = 2.0
-AT_ONCE: Final = 3
+AT_ONCE: Final = 4
 """Transactions that are on their way to etcd together, where their order does not matter."""
 MANY: Final = 1000
 """Objects from which on a standby compares them no more often than that, and writes are not watched
@@ -407,8 +407,8 @@ class VulcandTarget:
         if len(groups) > MANY:
             self._follower.rest()
         try:
-            for free, some in groupby(transactions(groups), self._is_free):
-                if free:
+            for kind, some in groupby(transactions(groups), self._free):
+                if kind:
                     self._transact_at_once(some, fence)
                 else:
                     for group in some:
@@ -416,13 +416,18 @@ class VulcandTarget:
         finally:
             self._tree.quiet.set()
 
-    def _is_free(self, group: Group) -> bool:
-        """Whether it may come before or after its like: its backends are all there already."""
-        is_server = self._keys.is_server
-        return not group.compares and all(
-            isinstance(operation, Put) and is_server(operation.key)
+    def _free(self, group: Group) -> str:
+        """What it is all of, backends or servers, if it may come before or after its like; else "".
+
+        Backends need nothing that is not there, and where servers come their backends are there.
+        """
+        if group.compares:
+            return ""
+        kinds = {
+            self._keys.free(operation.key) if isinstance(operation, Put) else ""
             for operation in group.operations
-        )
+        }
+        return kinds.pop() if len(kinds) == 1 else ""
 
     def _transact_at_once(self, groups: Iterable[Group], fence: Compare) -> None:
         """Make some transactions in any order. All have ended when this raises what one raised."""

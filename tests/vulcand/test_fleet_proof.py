@@ -19,18 +19,22 @@ def is_proven(daemon: Vulcanized, deadline: float = 10.0) -> None:
     eventually(proven, deadline, lambda: str(target_of(daemon)))
 
 
+def is_past(daemon: Vulcanized, generation: int) -> None:
+    """Wait until it knows of what came after this generation."""
+    eventually(lambda: daemon.status()["generation"] > generation, 10, "the change is known")
+
+
 def test_each_generation_becomes_proven(fleet: Fleet) -> None:
     fleet.todo("blue-1", "green-1")
     daemon = fleet.daemon(probes=[fleet.vulcand])
 
-    for number in range(6):
-        fleet.activate("green" if number % 2 else "blue")
-        fleet.settled(daemon)
+    for version in ("green", "blue") * 3:
+        before = daemon.status()["generation"]
+        fleet.activate(version)
+        is_past(daemon, before)
         is_proven(daemon)
         # Whoever waits for the proof asks the new version only.
-        assert fleet.hand.ask("todo.example.com").headers["X-Version"] == (
-            "green" if number % 2 else "blue"
-        )
+        assert fleet.hand.ask("todo.example.com").headers["X-Version"] == version
     assert daemon.metric("vulcanized_target_proven_generation") == daemon.status()["generation"]
 
 
@@ -39,9 +43,10 @@ def test_one_that_stands_by_proves_too(fleet: Fleet) -> None:
     is_proven(fleet.daemon("one", probes=[fleet.vulcand]))
     standby = fleet.daemon("two", probes=[fleet.vulcand])
 
+    before = standby.status()["generation"]
     fleet.activate("green")
 
-    fleet.settled(standby)
+    is_past(standby, before)
     is_proven(standby)
     assert target_of(standby)["leading"] is False
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -24,7 +22,7 @@ from vulcanized.errors import (
     SourceError,
     Uncertain,
 )
-from vulcanized.etcd import Compare, EtcdClient, Leadership, Put
+from vulcanized.etcd import EtcdClient, Leadership
 from vulcanized.model import (
     QUARANTINED,
     AppId,
@@ -49,12 +47,12 @@ from vulcanized.targets.vulcand.plan import (
     is_kept,
     lost,
     plan,
-    transactions,
 )
 from vulcanized.targets.vulcand.proof import Prover
 from vulcanized.targets.vulcand.rivals import refusal, rivals
 from vulcanized.targets.vulcand.routes import overlaps
 from vulcanized.targets.vulcand.tree import Tree
+from vulcanized.targets.vulcand.write import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -83,11 +81,8 @@ STANDBY_EVERY: Final = 1.0
 AGAIN: Final = 0.05
 """Seconds until what somebody else changed in between is known and planned anew."""
 CLOSE_SECONDS: Final = 2.0
-AT_ONCE: Final = 4
-"""Transactions that are on their way to etcd together, where their order does not matter."""
 MANY: Final = 1000
-"""Objects from which on a standby compares them no more often than that, and writes are not watched
-while they last."""
+"""Objects from which on a standby compares them no more often than that."""
 DETOUR: Final = 3.0
 """Seconds that frontends stay on the copy of a backend where no probe tells that it was seen."""
 _MOST_TOLD: Final = 3
@@ -123,6 +118,7 @@ class VulcandTarget:
         self._tree = Tree(self._keys)
         self._desired = Desired(self._keys, self._mark)
         self._follower = Follower(client, self._tree, wake, clock=clock)
+        self._writer = Writer(client, self._tree, self._follower, self._stop)
         self._leadership = Leadership(
             client, leader_key, instance.encode(), settings.lease, wake, clock
         )
@@ -284,7 +280,7 @@ class VulcandTarget:
         if groups:
             try:
                 self._raise_if_led(others)
-                self._write(groups, fence)
+                self._writer.write(groups, fence)
             except Conflict as error:
                 # Either another leads, or somebody changed a frontend: the watch tells of both.
                 if self._not_written != str(error):
@@ -401,46 +397,6 @@ class VulcandTarget:
             groups = plan(wanted, self._tree, Touched(set(), {id_}))
         return groups
 
-    def _write(self, groups: Sequence[Group], fence: Compare) -> None:
-        """Write in as many transactions as it takes; the tree knows of each that was made."""
-        self._tree.quiet.clear()
-        if len(groups) > MANY:
-            self._follower.rest()
-        try:
-            for kind, some in groupby(transactions(groups), self._free):
-                if kind:
-                    self._transact_at_once(some, fence)
-                else:
-                    for group in some:
-                        self._transact(group, fence)
-        finally:
-            self._tree.quiet.set()
-
-    def _free(self, group: Group) -> str:
-        """What it is all of, backends or servers, if it may come before or after its like; else "".
-
-        Backends need nothing that is not there, and where servers come their backends are there.
-        """
-        if group.compares:
-            return ""
-        kinds = {
-            self._keys.free(operation.key) if isinstance(operation, Put) else ""
-            for operation in group.operations
-        }
-        return kinds.pop() if len(kinds) == 1 else ""
-
-    def _transact_at_once(self, groups: Iterable[Group], fence: Compare) -> None:
-        """Make some transactions in any order. All have ended when this raises what one raised."""
-        with ThreadPoolExecutor(AT_ONCE, f"{self.name} write") as pool:
-            made = [pool.submit(self._transact, group, fence) for group in groups]
-        for each in made:
-            each.result()
-
-    def _transact(self, group: Group, fence: Compare) -> None:
-        revision = self._client.transact((fence, *group.compares), group.operations, self._stop)
-        with self._tree.lock:
-            self._tree.made(group.operations, revision)
-
     def _arrive(self) -> None:
         """The tree is as it should be, as far as it was looked at."""
         self._backends, self._frontends = set(), set()
@@ -552,10 +508,10 @@ class VulcandTarget:
         ]
         if set(told) == set(self._problems):
             return
-        before = {problem.app: problem for problem in self._problems}
+        before = {(problem.app, problem.code): problem for problem in self._problems}
         self._problems = tuple(sorted(told))
         for problem in self._problems:
-            if problem != before.pop(problem.app, None):
+            if problem != before.pop((problem.app, problem.code), None):
                 fields = {"target": self.name, "app": str(problem.app)}
                 log.warning(problem.code, **fields, reason=problem.message)
         for problem in before.values():

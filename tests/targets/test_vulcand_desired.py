@@ -23,6 +23,7 @@ from vulcanized.model import (
     Share,
 )
 from vulcanized.targets.vulcand.desired import Desired
+from vulcanized.targets.vulcand.foreign import Foreign
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.plan import Wanted
 from vulcanized.targets.vulcand.routes import covering, not_found_text, route_text
@@ -206,10 +207,11 @@ def test_a_refused_app_keeps_its_last_part() -> None:
 def test_only_what_is_in_the_way_may_be_adopted() -> None:
     adopt = Policies(adopt=Adoption(("theirs", "other", "gone"), ("b",)))
     kept = desired({TODO: app(TODO, whole("a.example"), policies=adopt)})
-    kept.adopt({"theirs": 'Host("a.example")', "other": 'Host("b.example")', "not-named": ""})
+    routes = {"theirs": 'Host("a.example")', "other": 'Host("b.example")', "not-named": ""}
+    kept.adopt(Foreign(routes))
     assert kept.wanted.adopted_frontends == {"theirs"}
     assert kept.wanted.adopted_backends == {"b"}
 
     kept.merge({TODO: app(TODO, whole("a.example"))}, complete=False)
-    kept.adopt({"theirs": 'Host("a.example")'})
+    kept.adopt(Foreign({"theirs": 'Host("a.example")'}))
     assert (kept.wanted.adopted_frontends, kept.wanted.adopted_backends) == (set(), set())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from vulcanized.errors import Rejected
 from vulcanized.model import Adoption, AppId, DesiredApp, Route
+from vulcanized.targets.vulcand.foreign import Foreign
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.mix import Mix
 from vulcanized.targets.vulcand.parts import Claim, Part, make_part, not_found, nowhere
@@ -131,8 +132,8 @@ class Desired:
                 changed.add(id_)
         return changed
 
-    def adopt(self, foreign: Mapping[str, str]) -> None:
-        """Decide which objects of other people may be taken; `foreign`: the routes of frontends.
+    def adopt(self, foreign: Foreign) -> None:
+        """Decide which objects of other people may be taken.
 
         Only a frontend that is in the way of the app that names it: an app config must not be a way
         to take away what has nothing to do with it.

@@ -177,6 +177,15 @@ def clauses(text: str) -> tuple[Clause, ...]:
         position += 2
 
 
+def exact_host(text: str) -> str:
+    """The one host that a route is for, as it is written; "" where it may be for others."""
+    found = clauses(text)
+    host = next((clause for clause in found if clause.name in {"Host", "HostRegexp"}), None)
+    if host is None or host.name != "Host" or _PARAMETER.search(host.arguments[0]):
+        return ""
+    return host.arguments[0]
+
+
 def overlaps(ours: Route, our_text: str, theirs: str) -> bool:
     """Whether one of two frontends would take requests that the other has now.
 

@@ -37,6 +37,7 @@ from vulcanized.settings import VulcandSettings
 from vulcanized.slot import Clock
 from vulcanized.targets.vulcand.desired import Desired
 from vulcanized.targets.vulcand.follow import Follower
+from vulcanized.targets.vulcand.foreign import Foreign
 from vulcanized.targets.vulcand.keys import Keys
 from vulcanized.targets.vulcand.parts import PROOF, proof, word_of
 from vulcanized.targets.vulcand.plan import (
@@ -50,7 +51,6 @@ from vulcanized.targets.vulcand.plan import (
 )
 from vulcanized.targets.vulcand.proof import Prover
 from vulcanized.targets.vulcand.rivals import refusal, rivals
-from vulcanized.targets.vulcand.routes import overlaps
 from vulcanized.targets.vulcand.tree import Tree
 from vulcanized.targets.vulcand.write import Writer
 
@@ -131,7 +131,7 @@ class VulcandTarget:
         self._words: dict[str, int] = {}
         self._proven = 0
         self._word = self._unproven = ""
-        self._foreign: dict[str, str] = {}
+        self._foreign = Foreign()
         self._held: dict[str, str] = {}
         self._problems: tuple[Problem, ...] = ()
         self._look_at = 0.0
@@ -183,7 +183,7 @@ class VulcandTarget:
         """Look for what is in the way of these apps. Raises Rejected, ProxyUnreachable."""
         desired = self._made_of(apps)
         refused = {str(app): why for app, why in desired.refused.items()}
-        foreign = self._read().foreign_routes()
+        foreign = Foreign(self._read().foreign_routes())
         desired.adopt(foreign)
         for id_ in desired.wanted.frontends:
             if why := _in_the_way(desired, id_, foreign):
@@ -322,7 +322,7 @@ class VulcandTarget:
         asked = self._frontends
         if tree.foreign_changed:
             tree.foreign_changed = False
-            self._foreign = tree.foreign_routes()
+            self._foreign = Foreign(tree.foreign_routes())
             asked = asked | wanted.frontends.keys()
             # What was refused may be possible now, and what is named may be there.
             self._frontends |= self._held.keys()
@@ -537,17 +537,13 @@ def _stays(keys: Keys, wanted: Wanted, key: str, value: bytes) -> bool:
     return on_ours and place is not None and is_kept(place.part, value)
 
 
-def _in_the_way(desired: Desired, frontend: str, foreign: Mapping[str, str]) -> str:
+def _in_the_way(desired: Desired, frontend: str, foreign: Foreign) -> str:
     """Why a frontend cannot be written beside those of other people; "": it can."""
     claim = desired.claim(frontend)
     if claim is None or not foreign:
         return ""
     adopted = desired.wanted.adopted_frontends
-    found = sorted(
-        id_
-        for id_, text in foreign.items()
-        if id_ not in adopted and overlaps(claim.route, claim.text, text)
-    )
+    found = [id_ for id_ in foreign.overlapping(claim.route, claim.text) if id_ not in adopted]
     if not found:
         return ""
     names = ", ".join(found[:_MOST_TOLD]) + (", ..." if len(found) > _MOST_TOLD else "")

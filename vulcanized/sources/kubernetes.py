@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import vulcanized.lean_requests  # noqa: F401
+
+# isort: split
 import structlog
 import urllib3
 import yaml

@@ -5,7 +5,7 @@ PYTHON_ := .venv/bin/python
 UV := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check format bench setup lock clean
+.PHONY: help run test coverage behaviour check format bench setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,10 @@ nightly: ## 100,000 hostile inputs, other ones each time; kills at every step; a
 chaos: ## churn, releases and faults under load for minutes; ARGS="--seed 7 --seconds 300" replays
 	@.ci/setup test
 	@$(PYTHON_) -m tests.chaos $(ARGS)
+
+behaviour: ## each case on every proxy; renews the tables of what they can do
+	@.ci/setup test
+	$(PYTHON_) -m pytest tests/behaviour --behaviour-table $(ARGS)
 
 check: ## ruff, mypy, import-linter
 	@.ci/setup test

@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.behaviour.table"]
 
 # Two busy cores make single cases slow now and then; that is no fault of the case.
 settings.register_profile(

@@ -117,6 +117,8 @@ def test_what_a_client_says_of_itself_is_not_passed_on(table: Edge) -> None:
         X_Forwarded_Proto="https",
         Forwarded="for=6.6.6.6",
         Proxy="http://evil",
+        X_Real_IP="6.6.6.6",
+        X_Forwarded_Server="evil",
     )
     for told in ('["X-Forwarded-For", "127.0.0.1"]', '["X-Forwarded-Proto", "http"]'):
         assert told.lower() in answer.body.lower()

@@ -68,6 +68,13 @@ CAPABILITIES: Final = frozenset(
         "max_connections.server",
         "max_connections.app",
         "maintenance",
+        # No fields, but what not every proxy can do either (docs/testing.md).
+        "headers.cleaned",
+        "hosts.trailing_dot",
+        "idle_connections",
+        "paths.raw",
+        "streaming",
+        "weights",
     }
 )
 

@@ -71,6 +71,9 @@ CAPABILITIES: Final = frozenset(
         "canary_match.header",
         "canary_match.cookie",
         "maintenance",
+        # No fields, but what not every proxy can do either (docs/testing.md).
+        "idle_connections",
+        "paths.raw",
     }
 )
 

@@ -51,7 +51,7 @@ bench: ## measure against a floor in the same run
 	@.ci/setup test
 	$(PYTHON_) -m benchmarks $(ARGS)
 
-setup: ## only set up: .venv, HAProxy, etcd
+setup: ## only set up: .venv, HAProxy, nginx, etcd
 	@.ci/setup test
 
 lock: ## renew the lock files; ARGS="--upgrade" for newer versions

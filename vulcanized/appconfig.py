@@ -427,6 +427,8 @@ def _features(config: AppConfig) -> list[str]:
             continue
         if name in _BY_PART:
             used += [f"{name}.{part}" for part, given in value if given is not None]
+        elif value is Balance.FIRST:
+            used.append("balance.first")  # of all balances the one that a proxy may lack
         else:
             used.append(name)
     if config.protocol is not Protocol.HTTP:

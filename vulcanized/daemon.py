@@ -50,7 +50,7 @@ from vulcanized.reconciler import (
     Stream,
     observe,
 )
-from vulcanized.settings import AnyTarget, Settings, VulcandSettings
+from vulcanized.settings import AnyTarget, NginxSettings, Settings, VulcandSettings
 from vulcanized.slot import DirtyApps, Slot
 from vulcanized.status import is_ready, status_document
 from vulcanized.statuspage import status_page
@@ -165,11 +165,14 @@ def _target(
             instance=settings.instance,
             wake=slot.ring,
         )
+    hold_off, ceiling = settings.sync.hold_off, settings.sync.ceiling
+    if isinstance(each, NginxSettings):
+        from vulcanized.targets.nginx import NginxTarget
+
+        return NginxTarget(each, hold_off=hold_off, ceiling=ceiling, stop=stop)
     from vulcanized.targets.haproxy import HaproxyTarget
 
-    return HaproxyTarget(
-        each, hold_off=settings.sync.hold_off, ceiling=settings.sync.ceiling, stop=stop
-    )
+    return HaproxyTarget(each, hold_off=hold_off, ceiling=ceiling, stop=stop)
 
 
 class Runtime:

@@ -186,6 +186,44 @@ class HaproxySettings(_Section):
         return self
 
 
+class NginxSettings(_Section):
+    """An nginx that follows. `listen` addresses are IP literals, `*` for all of IPv4.
+
+    `pid` and `error_log` are those of an nginx that others run, which includes
+    `<directory>/http.conf`; `reload_command` is run in place of a signal to it. `keep_alive`:
+    seconds that idle connections of clients stay open.
+    """
+
+    kind: Literal["nginx"] = "nginx"
+    name: PlainName = "nginx"
+    directory: Location
+    listen: Listed[Address] = ()
+    listen_tls: Listed[Address] = ()
+    pid: Location = Path("/run/nginx.pid")
+    error_log: Location = Path("/var/log/nginx/error.log")
+    reload_command: Listed[str] = ()
+    keep_alive: Annotated[int, Field(ge=0, le=3600)] = 0
+    start: bool = False
+    templates: MaybeLocation = None
+    strict: bool = False
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        listens = self.listen + self.listen_tls
+        if not self.listen:
+            raise ValueError('needs an address to listen on; write listen = ["0.0.0.0:80"]')
+        if twice := sorted({str(one) for one in listens if listens.count(one) > 1}):
+            raise ValueError(f"listens twice on {', '.join(twice)}; name each address once")
+        if not _WRITABLE.fullmatch(str(self.directory)):
+            raise ValueError(
+                f"directory {str(self.directory)!r:.100} cannot stand in an nginx config; write at"
+                " most 250 letters, digits and /_.+@=~-"
+            )
+        if self.start and self.reload_command:
+            raise ValueError("start and reload_command exclude each other; give one of them")
+        return self
+
+
 class VulcandSettings(_Section):
     """A tree of vulcand, in the etcd of `[etcd]`, that all its balancers read.
 
@@ -207,10 +245,12 @@ def _kind(target: object) -> object:
     return target.get("kind") if isinstance(target, dict) else getattr(target, "kind", None)
 
 
-# One more target is one more line here: `| Annotated[NginxSettings, Tag("nginx")]`.
-AnyTarget = HaproxySettings | VulcandSettings
+# One more target is one more line here.
+AnyTarget = HaproxySettings | NginxSettings | VulcandSettings
 TargetSettings = Annotated[
-    Annotated[HaproxySettings, Tag("haproxy")] | Annotated[VulcandSettings, Tag("vulcand")],
+    Annotated[HaproxySettings, Tag("haproxy")]
+    | Annotated[NginxSettings, Tag("nginx")]
+    | Annotated[VulcandSettings, Tag("vulcand")],
     Discriminator(_kind),
 ]
 
@@ -240,21 +280,31 @@ def _apart(targets: tuple[AnyTarget, ...]) -> tuple[AnyTarget, ...]:
         for other in targets[:index]:
             if target.name == other.name:
                 raise ValueError(f"two are named {target.name!r}; give each a name of its own")
-            if isinstance(target, HaproxySettings) and isinstance(other, HaproxySettings):
+            if not isinstance(target, VulcandSettings) and not isinstance(other, VulcandSettings):
                 _files_apart(other, target)
             if isinstance(target, VulcandSettings) and isinstance(other, VulcandSettings):
                 _trees_apart(other, target)
     return targets
 
 
-def _files_apart(one: HaproxySettings, other: HaproxySettings) -> None:
+FileTarget = HaproxySettings | NginxSettings
+
+
+def _files_apart(one: FileTarget, other: FileTarget) -> None:
     both = f"{one.name!r} and {other.name!r}"
     if one.directory == other.directory:
         raise ValueError(f"{both} share the directory {other.directory}; give each its own")
-    if one.master_socket == other.master_socket:
-        raise ValueError(f"{both} share the master_socket {other.master_socket}; give each its own")
+    if _master_of(one) == _master_of(other):
+        raise ValueError(f"{both} share the {_master_of(one)}; give each its own")
     if address := _shared(one, other.listen + other.listen_tls):
         raise ValueError(f"{both} both listen on {address}; give each its own")
+
+
+def _master_of(target: FileTarget) -> str:
+    """The process that a target drives, by what leads to it."""
+    if isinstance(target, HaproxySettings):
+        return f"master_socket {target.master_socket}"
+    return f"pid {target.directory / 'nginx.pid' if target.start else target.pid}"
 
 
 def _trees_apart(one: VulcandSettings, other: VulcandSettings) -> None:
@@ -348,7 +398,7 @@ class Settings(_Section):
         """The directory that remembers the last good configs over a restart."""
         if self.sync.state is not None:
             return self.sync.state
-        folders = (each.directory for each in self.targets if isinstance(each, HaproxySettings))
+        folders = (each.directory for each in self.targets if not isinstance(each, VulcandSettings))
         return next((folder / "state" for folder in folders), _STATE)
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import secrets
 import shutil
@@ -146,8 +145,4 @@ lease = 5
         return (self.vulcand.process.pid,)
 
 
-def _present(kind: str) -> bool:
-    return importlib.util.find_spec(f"vulcanized.targets.{kind}") is not None
-
-
-FRONTS: tuple[type[Front], ...] = (Haproxy, *([Nginx] if _present("nginx") else []), Vulcan)
+FRONTS: tuple[type[Front], ...] = (Haproxy, Nginx, Vulcan)

@@ -101,6 +101,10 @@ class Pod:
         """Let all requests of `/hold` have their answer, also those to come."""
         self._loop.call_soon_threadsafe(self._released.set)
 
+    def hold(self) -> None:
+        """Hold requests of `/hold` again after a `release`."""
+        self._loop.call_soon_threadsafe(self._released.clear)
+
     def say(self, piece: bytes | None) -> None:
         """The next piece of the stream that is open; None ends it."""
         self._loop.call_soon_threadsafe(self._said.put_nowait, piece)

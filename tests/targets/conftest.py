@@ -11,10 +11,15 @@ import pytest
 from tests.servers.fixtures import missing
 from tests.servers.programs import ServerMissing, find_program
 from tests.targets.edge import Edge
+from tests.targets.nginxedge import NginxEdge
 
 
 class NewEdge(Protocol):
     def __call__(self, **settings: Any) -> Edge: ...
+
+
+class NewNginx(Protocol):
+    def __call__(self, **settings: Any) -> NginxEdge: ...
 
 
 @pytest.fixture
@@ -43,8 +48,35 @@ def module_edge() -> Iterator[Edge]:
         yield edge
 
 
+def nginx_edge(**settings: Any) -> NginxEdge:
+    """A target that starts its nginx with the first change; whoever makes it ends it."""
+    _need("nginx")
+    return NginxEdge(**settings)
+
+
+@pytest.fixture
+def new_nginx() -> Iterator[NewNginx]:
+    """Make a NginxEdge with settings of one's own; it ends with the test."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> NginxEdge:
+            return stack.enter_context(nginx_edge(**settings))
+
+        yield make
+
+
+@pytest.fixture
+def nginx(new_nginx: NewNginx) -> NginxEdge:
+    """A target that starts its nginx with the first change."""
+    return new_nginx()
+
+
 def _need_haproxy() -> None:
+    _need("haproxy")
+
+
+def _need(program: str) -> None:
     try:
-        find_program("haproxy")
+        find_program(program)
     except ServerMissing as reason:
         missing(reason)

@@ -27,8 +27,8 @@ from vulcanized.targets.haproxy.parts import (
     make_part,
     pool_text,
     read_shapes,
-    slots,
 )
+from vulcanized.targets.shares import slots
 
 Tables = dict[str, dict[str, str]]
 

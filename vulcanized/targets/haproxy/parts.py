@@ -26,9 +26,9 @@ from vulcanized.model import (
     Route,
     Server,
     ServerState,
-    Share,
 )
 from vulcanized.targets.haproxy import words
+from vulcanized.targets.shares import slots
 
 HOSTS: Final = "hosts.map"
 REGEX_HOSTS: Final = "regex-hosts.map"
@@ -50,7 +50,6 @@ SHARED: Final = frozenset({HOSTS, REGEX_HOSTS})
 IS_SPLIT: Final = "split"
 IS_IN_MAINTENANCE: Final = "maintenance"
 IS_NOWHERE: Final = "nowhere"
-SLOTS: Final = 100
 
 _NONE: Final[frozenset[str]] = frozenset()
 _SERVER: Final = "    server "
@@ -272,26 +271,6 @@ def _traffic(desired: DesiredApp) -> Iterable[Entry]:
         for slot, version in enumerate(slots(desired.split)):
             yield Entry(SPLIT, f"{app}:{slot}", words.backend_id(desired.app, version))
         yield Entry(ACTIVE, app, IS_SPLIT)
-
-
-def slots(split: tuple[Share, ...]) -> tuple[str, ...]:
-    """SLOTS versions, each as often as its weight says, by the largest remainder.
-
-    Every version gets one slot at least: a weight is positive, so it takes traffic.
-    """
-    total = sum(share.weight for share in split)
-    counts = [max(1, share.weight * SLOTS // total) for share in split]
-    by_remainder = sorted(
-        range(len(split)), key=lambda i: (-(split[i].weight * SLOTS % total), split[i].version)
-    )
-    for index in by_remainder:
-        if sum(counts) < SLOTS:
-            counts[index] += 1
-    while sum(counts) > SLOTS:
-        counts[counts.index(max(counts))] -= 1
-    return tuple(
-        share.version for share, count in zip(split, counts, strict=True) for _ in range(count)
-    )
 
 
 # --- text -------------------------------------------------------------------------------------

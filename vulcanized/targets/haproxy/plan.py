@@ -43,7 +43,6 @@ from vulcanized.targets.haproxy.parts import (
     REGEX_HOSTS,
     ROUTES,
     SHARED,
-    SLOTS,
     SPLIT,
     STRUCTURE,
     TABLES,
@@ -53,6 +52,7 @@ from vulcanized.targets.haproxy.parts import (
     Shape,
     server_arguments,
 )
+from vulcanized.targets.shares import SLOTS
 
 NEW_BACKEND: Final = "new_backend"
 CHANGED_STRUCTURE: Final = "structure"

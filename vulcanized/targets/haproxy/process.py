@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
-import errno
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from vulcanized.errors import NotWritten, ProxyUnreachable, Rejected
-from vulcanized.model import AppId, Endpoint
+from vulcanized.model import AppId
+from vulcanized.targets import judge, programs
 from vulcanized.targets.haproxy.config import CONFIG
 from vulcanized.targets.haproxy.live import alerts
 from vulcanized.targets.haproxy.parts import app_of_mark
@@ -33,9 +29,6 @@ PID_FILE: Final = "haproxy.pid"
 CHECK_SECONDS: Final = 30.0
 SOFT_STOP_SECONDS: Final = 1.5
 HARD_STOP_SECONDS: Final = 1.0
-_LONGEST_LOG: Final = 10 * 1024 * 1024
-# Where distributions put daemons; not on the PATH of everybody.
-_MORE_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 _PLACE: Final = re.compile(rf"\[[^\]]*/{re.escape(CONFIG)}:(\d+)\]")
 _MAP_PLACE: Final = re.compile(r"line (\d+) of file '[^']*/([a-z-]+\.map)'")
@@ -44,8 +37,7 @@ _PLACED: Final = re.compile(r"^(?:[Pp]arsing )?\[[^\]]*\] ?: ")
 
 def find_program() -> str | None:
     """The path of `haproxy`, None where there is none."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_FOLDERS])
-    return shutil.which("haproxy", path=path)
+    return programs.find("haproxy")
 
 
 def required_program() -> str:
@@ -88,9 +80,7 @@ def check(program: str, directory: Path, files: Mapping[str, str]) -> Verdict:
 
 def rejected(verdict: Verdict) -> Rejected:
     """HAProxy's refusal as an error, with the app that its words point to first."""
-    app = next(iter(verdict.named), None)
-    whom = f"the config of app {app}" if app else "the config"
-    return Rejected(f"HAProxy refuses {whom}, change what it names: {verdict.said}")
+    return judge.rejected("HAProxy", verdict)
 
 
 def verdict(output: str, files: Mapping[str, str]) -> Verdict:
@@ -124,31 +114,6 @@ def _app_of_entry(line: str) -> AppId | None:
     key, _, value = line.rpartition(" ")
     namespace, slash, name = (value if "/" in value else key.partition(":")[0]).partition("/")
     return AppId(namespace, name) if slash else None
-
-
-def taken(addresses: Iterable[Endpoint]) -> str:
-    """Why one of these cannot be bound now, and what to do; "" when all can.
-
-    HAProxy's own check does not see it. A reload that finds it out stops service for seconds; a
-    start may not find it out at all, since another HAProxy is willing to share.
-    """
-    for address in addresses:
-        literal = "0.0.0.0" if address.address == "*" else address.address  # noqa: S104
-        family = socket.AF_INET6 if ":" in literal else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((literal, address.port))
-                probe.listen(1)
-            except PermissionError:
-                continue  # a low port: HAProxy may take what we may not
-            except OSError as error:
-                in_use = error.errno == errno.EADDRINUSE
-                hint = "stop who has it" if in_use else "give an address of this host"
-                return f"cannot listen on {address}: {error.strerror}; {hint}, or change `listen`"
-    return ""
 
 
 class Child:
@@ -193,28 +158,17 @@ class Child:
 
 def bound_log(directory: Path) -> None:
     """Keep the log of a child of ours from growing for ever: what is too long is the old one."""
-    path = directory / LOG_FILE
-    if log_size(directory) > _LONGEST_LOG:
-        # HAProxy goes on writing to the same file, wherever it is moved.
-        with contextlib.suppress(OSError):
-            shutil.copyfile(path, directory / f"{LOG_FILE}.old")
-            os.truncate(path, 0)
+    programs.bound_log(directory / LOG_FILE)
 
 
 def log_size(directory: Path) -> int:
     """Where the log of a child of ours ends now."""
-    try:
-        return (directory / LOG_FILE).stat().st_size
-    except OSError:
-        return 0
+    return programs.log_size(directory / LOG_FILE)
 
 
 def log_since(directory: Path, start: int) -> str:
     """What a child of ours has written from there on (its last 20 kB)."""
-    with contextlib.suppress(OSError), (directory / LOG_FILE).open("rb") as file:
-        file.seek(max(start, file.seek(0, os.SEEK_END) - 20_000))
-        return file.read().decode(errors="replace")
-    return ""
+    return programs.log_since(directory / LOG_FILE, start)
 
 
 def pid_of(directory: Path, known: int | None = None) -> int | None:
@@ -256,26 +210,6 @@ def stop(pid: int, *, at_once: bool = False) -> None:
     `at_once`: nothing is answered any more.
     """
     gently = ((signal.SIGUSR1, SOFT_STOP_SECONDS), (signal.SIGTERM, HARD_STOP_SECONDS))
-    for number, seconds in (*(() if at_once else gently), (signal.SIGKILL, HARD_STOP_SECONDS)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            # A worker that is stopped does not notice that its master is gone, and keeps the port.
-            whole = number == signal.SIGKILL and os.getpgid(pid) == pid
-            os.killpg(pid, number) if whole else os.kill(pid, number)
-        if _gone(pid, seconds):
-            return
-    log.warning("haproxy does not end", pid=pid)
-
-
-def _gone(pid: int, seconds: float) -> bool:
-    # The stop event is set already when this is called, so there is nothing else to wait on.
-    pause = threading.Event()
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        pause.wait(0.01)
-    return False
+    steps = (*(() if at_once else gently), (signal.SIGKILL, HARD_STOP_SECONDS))
+    if not programs.end(pid, steps):
+        log.warning("haproxy does not end", pid=pid)

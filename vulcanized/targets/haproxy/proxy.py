@@ -29,6 +29,7 @@ from vulcanized.targets.haproxy.live import Live, alerts
 from vulcanized.targets.haproxy.master import Absent, Master, Starting
 from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES, Shape, read_servers, read_shapes
 from vulcanized.targets.haproxy.plan import LISTEN_KEY
+from vulcanized.targets.programs import taken
 from vulcanized.targets.staged import Folder
 
 log = structlog.get_logger(__name__)
@@ -166,7 +167,7 @@ class Proxy:
         Where that fails too there is nothing to lose: with all apps that it does not refuse.
         """
         program = process.required_program()
-        if why := process.taken(self._settings.listen):
+        if why := taken(self._settings.listen):
             raise ProxyUnreachable(f"{why}; HAProxy was not started")
         before, ground = self._folder.read(FILES), self.ground()
         parts = self.judge.candidate(wanted, ground)
@@ -263,7 +264,7 @@ class Proxy:
             if running:
                 known = running.get(LISTEN_KEY, "").split(",")
                 listen = self._settings.listen
-                why = process.taken(each for each in listen if words.listen(each) not in known)
+                why = taken(each for each in listen if words.listen(each) not in known)
                 if why:
                     raise ReloadFailed(f"{why}; HAProxy was not reloaded", restored=True)
             if good is not None:

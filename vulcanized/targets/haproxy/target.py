@@ -59,6 +59,7 @@ CAPABILITIES: Final = frozenset(
         "protocol.http",
         "protocol.https",
         "balance",
+        "balance.first",
         "timeouts.connect",
         "timeouts.server",
         "timeouts.queue",

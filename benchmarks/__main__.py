@@ -20,7 +20,7 @@ from types import FrameType
 import structlog
 from rich.console import Console
 
-from benchmarks import figures, scale, startup, switches, vulcand
+from benchmarks import figures, proxies, scale, startup, switches, vulcand
 from benchmarks.figures import Row
 from benchmarks.pods import Pods
 from benchmarks.stage import Say, Stage, set_up
@@ -157,12 +157,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale", action="store_true", help="many apps, in place of a real cluster"
     )
     parser.add_argument("--vulcand", action="store_true", help="vulcand in place of HAProxy")
+    parser.add_argument("--proxies", action="store_true", help="each change on every proxy")
     parser.add_argument("--quick", action="store_true", help="10 apps, few samples: a smoke test")
-    parser.add_argument("--output", type=Path, help="default: build/bench.md, bench-vulcand.md")
+    parser.add_argument("--output", type=Path, help="default: build/bench[-WHAT].md")
     options = parser.parse_args(arguments)
-    if options.scale and options.vulcand:
-        parser.error("--scale or --vulcand, one at a time")
-    name = "bench-vulcand.md" if options.vulcand else "bench.md"
+    chosen = [name for name in ("scale", "vulcand", "proxies") if getattr(options, name)]
+    if len(chosen) > 1:
+        parser.error(f"--{' or --'.join(chosen)}, one at a time")
+    name = f"bench-{chosen[0]}.md" if chosen and not options.scale else "bench.md"
     output = options.output or Path("build") / name
     signal.signal(signal.SIGTERM, _ended)
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
@@ -175,6 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
                 extent = scale.QUICK if options.quick else scale.Extent()
                 scale.measure(Path(folder), say, extent, rows)
+        elif options.proxies:
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+                each = proxies.QUICK if options.quick else proxies.Extent()
+                proxies.measure(Path(folder), say, each, rows)
         elif options.vulcand:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
                 much = vulcand.QUICK if options.quick else vulcand.Extent()

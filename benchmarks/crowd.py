@@ -70,13 +70,17 @@ class Crowd:
         """An app config for it."""
         return json.dumps({"hosts": [host(app)], "port": self.port})
 
-    def fresh_pod(self, app: str) -> tuple[str, str]:
+    def fresh_pod(self, app: str, version: str = "1") -> tuple[str, str]:
         """Another pod of an app, Ready at once: its name and its address, never used before."""
-        self._fresh += 1
-        name = f"fresh-{self._fresh}"
-        address = f"{FRESH}.{self._fresh // 250}.{self._fresh % 250 + 1}"
-        self.kubernetes.store.create("pods", manifests.pod(name, app, ip=address))
+        name, address = self.fresh()
+        self.kubernetes.store.create("pods", manifests.pod(name, app, version, ip=address))
         return name, address
+
+    def fresh(self) -> tuple[str, str]:
+        """A name and an address that no pod has."""
+        self._fresh += 1
+        address = f"{FRESH}.{self._fresh // 250}.{self._fresh % 250 + 1}"
+        return f"fresh-{self._fresh}", address
 
     @contextmanager
     def daemon(self, program: Sequence[str] = PROGRAM, targets: str = "") -> Iterator[Vulcanized]:

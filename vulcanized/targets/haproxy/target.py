@@ -26,7 +26,6 @@ from vulcanized.errors import (
     TemplateFailed,
 )
 from vulcanized.model import (
-    QUARANTINED,
     AppId,
     Applied,
     Change,
@@ -37,6 +36,7 @@ from vulcanized.model import (
 )
 from vulcanized.settings import HaproxySettings
 from vulcanized.slot import Clock, HoldOff
+from vulcanized.targets import told
 from vulcanized.targets.haproxy import judge, plan, process, words
 from vulcanized.targets.haproxy.config import FILES, Config, Frame
 from vulcanized.targets.haproxy.glance import Glance
@@ -224,20 +224,9 @@ class HaproxyTarget:
         held = self._judge.held.reasons().items()
         reasons = {app: f"HAProxy refuses it: {why}" for app, why in held}
         reasons |= self._wanted.reasons()
-        told = []
-        for app, reason in sorted(reasons.items()):
-            goes_on = app in shown and shown[app].pools
-            state = "its last good config stays" if goes_on else "it is not routed"
-            text = f"{reason}; {state} on target {self.name} until its config or template changes"
-            told.append(Problem(app, QUARANTINED, text, target=self.name))
-        before = {problem.app: problem for problem in self._told}
-        self._told = tuple(told)
-        for problem in told:
-            if problem != before.pop(problem.app, None):
-                fields = {"target": self.name, "app": str(problem.app)}
-                log.warning("quarantined", **fields, reason=problem.message)
-        for app in before:
-            log.info("released", target=self.name, app=str(app))
+        routed = {app for app in reasons if app in shown and shown[app].pools}
+        now = told.kept_back(self.name, reasons, routed)
+        self._told = told.tell(self.name, self._told, now)
 
     def _begin(self) -> None:
         """Take the directory, and from it what HAProxy was given by the daemon before us."""

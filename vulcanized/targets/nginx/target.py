@@ -23,7 +23,6 @@ from vulcanized.errors import (
     TemplateFailed,
 )
 from vulcanized.model import (
-    QUARANTINED,
     AppId,
     Applied,
     Change,
@@ -35,6 +34,7 @@ from vulcanized.model import (
 from vulcanized.settings import NginxSettings
 from vulcanized.slot import Clock, HoldOff
 from vulcanized.targets import judge as shared
+from vulcanized.targets import told
 from vulcanized.targets.nginx import process, words
 from vulcanized.targets.nginx.config import FILES, FLAGS, MADE_OF, NOTHING, Config, MadeOf, Rendered
 from vulcanized.targets.nginx.flags import Flags
@@ -237,23 +237,11 @@ class NginxTarget:
 
     def _tell(self) -> None:
         """Say who is quarantined since the last call, and who is not any more."""
-        shapes = self._ground
         held = self._judge.held.reasons().items()
         reasons = {app: f"nginx refuses it: {why}" for app, why in held}
         reasons |= self._wanted.reasons()
-        told = []
-        for app, reason in sorted(reasons.items()):
-            state = "its last good config stays" if app in shapes else "it is not routed"
-            text = f"{reason}; {state} on target {self.name} until its config or template changes"
-            told.append(Problem(app, QUARANTINED, text, target=self.name))
-        before = {problem.app: problem for problem in self._told}
-        self._told = tuple(told)
-        for problem in told:
-            if problem != before.pop(problem.app, None):
-                fields = {"target": self.name, "app": str(problem.app)}
-                log.warning("quarantined", **fields, reason=problem.message)
-        for app in before:
-            log.info("released", target=self.name, app=str(app))
+        now = told.kept_back(self.name, reasons, self._ground)
+        self._told = told.tell(self.name, self._told, now)
 
     def _begin(self) -> None:
         """Take the directory, and from it what nginx was given by the daemon before us."""

@@ -9,55 +9,59 @@ config's schema refuses earlier and with a kinder text; this is the wall behind 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
-import socket
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from vulcanized.errors import Rejected
 from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Pin, PinKind, Route, Server
+from vulcanized.targets import charsets
+from vulcanized.targets.charsets import BOUNDED, address, ip, milliseconds, port, refuser, weight
+
+__all__ = [
+    "GENERATION_HOST",
+    "above",
+    "address",
+    "app_key",
+    "check_server",
+    "file",
+    "flag",
+    "host",
+    "ip",
+    "listen",
+    "listened",
+    "location",
+    "milliseconds",
+    "name",
+    "options",
+    "pinned",
+    "pool_id",
+    "port",
+]
 
 GENERATION_HOST: Final = "vulcanized.invalid"
 """The name under which nginx is asked what it runs. No app can have it: RFC 2606, 2."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})\Z")
-_SERVER: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
-_HOST: Final = re.compile(r"(?=.{1,255}\Z)(?:\*\Z|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z)")
-_PATH: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=-]{0,1000}\Z")
-_REGEX: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!&*+,=?^|(){}\[\]\\$-]{0,1000}\Z")
-_FILE: Final = re.compile(r"/[A-Za-z0-9/_.+@=~-]{0,250}\Z")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9/_.:=, -]{0,500}\Z")
 # What `$http_...` and a regex of cookies can name.
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_MAX_WEIGHT: Final = 256
 _LONGEST_FLAG: Final = 200
 
-# Steps that PCRE may take for one match: without it `/a*a*a*[bc]` keeps a worker, and with it all
-# of its requests, busy for seconds over one long path.
-_BOUNDED: Final = "(*LIMIT_MATCH=2000)"
+_word = partial(refuser, proxy="nginx")
+name = _word(charsets.NAME, "a namespace, app or version")
+file = _word(charsets.FILE, "the path of a file")
+_host = _word(charsets.HOST, "a host")
+_server = _word(charsets.SERVER, "the name of a server")
+_path = _word(charsets.PATH, "a path")
+_regex = _word(charsets.REGEX, "a regex of a path")
+_options = _word(_OPTIONS, "the options of a server")
+_header = _word(_HEADER, "a header that pins a client: letters, digits and - only")
+_cookie = _word(_COOKIE, "a cookie that pins a client")
 
-
-def _refuser(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if not pattern.match(value):
-            raise Rejected(f"{value[:80]!r} cannot be {what} in nginx: it is not written there")
-        return value
-
-    return check
-
-
-name = _refuser(_NAME, "a namespace, app or version")
-file = _refuser(_FILE, "the path of a file")
-_host = _refuser(_HOST, "a host")
-_server = _refuser(_SERVER, "the name of a server")
-_path = _refuser(_PATH, "a path")
-_regex = _refuser(_REGEX, "a regex of a path")
-_options = _refuser(_OPTIONS, "the options of a server")
-_header = _refuser(_HEADER, "a header that pins a client: letters, digits and - only")
-_cookie = _refuser(_COOKIE, "a cookie that pins a client")
+app_key = partial(charsets.app_key, name)
+"""What an app is called: `namespace/name`."""
 
 
 def host(value: str) -> str:
@@ -65,11 +69,6 @@ def host(value: str) -> str:
     if value == GENERATION_HOST:
         raise Rejected(f"{value} is the name under which nginx is asked what it runs")
     return _host(value)
-
-
-def app_key(app: AppId) -> str:
-    """What an app is called: `namespace/name`."""
-    return sys.intern(f"{name(app.namespace)}/{name(app.name)}")
 
 
 def pool_id(app: AppId, version: str) -> str:
@@ -104,7 +103,7 @@ def location(route: Route) -> str:
     if route.kind is PathKind.PREFIX:
         return f'"/{scope}{path.rstrip("/")}/"'
     escaped = path.replace("\\", "\\\\")
-    return f'~ "{_BOUNDED}^[^#]*#(?:{escaped})"'
+    return f'~ "{BOUNDED}^[^#]*#(?:{escaped})"'
 
 
 def pinned(pin: Pin, version: str) -> str:
@@ -116,42 +115,11 @@ def pinned(pin: Pin, version: str) -> str:
     return f'$http_cookie ~ "(?:^|;) *{_cookie(pin.name)}={escaped} *(?:;|$)"'
 
 
-def address(endpoint: Endpoint) -> str:
-    """`10.0.0.1:80`, `[fd00::1]:80`. Only IP literals: nothing is ever resolved."""
-    literal = ip(endpoint.address)
-    number = port(endpoint.port)
-    return f"[{literal}]:{number}" if ":" in literal else f"{literal}:{number}"
-
-
-def ip(literal: str) -> str:
-    """The one way to write this address."""
-    try:
-        # Nearly all are IPv4, and this takes a tenth of the time.
-        return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, literal))
-    except (OSError, ValueError):
-        pass
-    try:
-        parsed = ipaddress.ip_address(literal)
-    except ValueError:
-        raise Rejected(f"{literal[:80]!r} is not an IP address: it is not written") from None
-    if "%" in literal:
-        raise Rejected(f"{literal[:80]!r} has a zone, which nginx cannot follow: not written")
-    return str(parsed)
-
-
-def port(number: int) -> int:
-    """A port that can be connected to."""
-    if not 1 <= number <= 65535:
-        raise Rejected(f"{number} is not a port: it is not written")
-    return number
-
-
 def check_server(server: Server) -> None:
     """Raises Rejected unless every value of a server can be written."""
     _server(server.name)
     address(server.endpoint)
-    if not 0 <= server.weight <= _MAX_WEIGHT:
-        raise Rejected(f"weight {server.weight} of server {server.name} is not within 0..256")
+    weight(server)
 
 
 def options(text: str) -> str:
@@ -170,11 +138,6 @@ def listened(text: str) -> Endpoint:
     """What `listen` wrote."""
     literal, _, number = text.rpartition(":")
     return Endpoint(literal.strip("[]"), int(number))
-
-
-def milliseconds(seconds: float) -> str:
-    """A duration, at least one millisecond."""
-    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def above(number: int) -> str:

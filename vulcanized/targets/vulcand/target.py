@@ -35,6 +35,7 @@ from vulcanized.model import (
 )
 from vulcanized.settings import VulcandSettings
 from vulcanized.slot import Clock
+from vulcanized.targets import told
 from vulcanized.targets.vulcand.desired import Desired
 from vulcanized.targets.vulcand.follow import Follower
 from vulcanized.targets.vulcand.foreign import Foreign
@@ -491,7 +492,7 @@ class VulcandTarget:
         for id_, why in self._held.items():
             if (app := self._desired.app_of(id_)) is not None:
                 refused.setdefault(app, why)
-        told = [
+        now = [
             Problem(
                 app,
                 QUARANTINED,
@@ -500,7 +501,7 @@ class VulcandTarget:
             )
             for app, why in refused.items()
         ]
-        told += [
+        now += [
             Problem(
                 app,
                 "weights_rounded",
@@ -509,17 +510,7 @@ class VulcandTarget:
             )
             for app, mix in self._desired.rounded.items()
         ]
-        if set(told) == set(self._problems):
-            return
-        before = {(problem.app, problem.code): problem for problem in self._problems}
-        self._problems = tuple(sorted(told))
-        for problem in self._problems:
-            if problem != before.pop((problem.app, problem.code), None):
-                fields = {"target": self.name, "app": str(problem.app)}
-                log.warning(problem.code, **fields, reason=problem.message)
-        for problem in before.values():
-            word = "released" if problem.code == QUARANTINED else "mended"
-            log.info(word, target=self.name, app=str(problem.app), code=problem.code)
+        self._problems = told.tell(self.name, self._problems, now)
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -47,15 +47,22 @@ def worded(pattern: str, words: str) -> StringConstraints:
     return StringConstraints(pattern=pattern)
 
 
-def explain(error: ValidationError, schema: type[BaseModel], text: str) -> str:
-    """Every fault with its places, in one line."""
+def explain(
+    error: ValidationError,
+    schema: type[BaseModel],
+    text: str,
+    command: str = "vulcanized schema app",
+) -> str:
+    """Every fault with its places, in one line. `command` prints the schema."""
     details = error.errors(include_url=False, include_input=False)
     every = [fault["loc"] for fault in details]
     places: dict[str, list[str]] = {}
     for fault in details:
         # A list that is short of what is wrong in it is not a second fault.
         if fault["type"] != "too_short" or not _inside(fault["loc"], every):
-            places.setdefault(_sentence(fault, schema, text), []).append(_place(fault["loc"]))
+            places.setdefault(_sentence(fault, schema, text, command), []).append(
+                _place(fault["loc"])
+            )
     return in_one_line(
         f"{_first(where, ', ')}: {sentence}" if any(where) else sentence
         for sentence, where in places.items()
@@ -105,7 +112,7 @@ def _place(place: tuple[int | str, ...]) -> str:
     return ".".join(part if len(part) <= 40 else f"{part[:37]}..." for part in parts)
 
 
-def _sentence(fault: ErrorDetails, schema: type[BaseModel], text: str) -> str:
+def _sentence(fault: ErrorDetails, schema: type[BaseModel], text: str, command: str) -> str:
     kind, context = fault["type"], fault.get("ctx", {})
     match kind:
         case "value_error":
@@ -113,7 +120,7 @@ def _sentence(fault: ErrorDetails, schema: type[BaseModel], text: str) -> str:
         case "json_invalid":
             return _not_json(str(context["error"]), text)
         case "extra_forbidden":
-            return _unknown(fault["loc"], schema)
+            return _unknown(fault["loc"], schema, command)
         case "string_pattern_mismatch":
             return f"must be {_WORDS.get(context['pattern'], context['pattern'])}"
         case "string_too_long":
@@ -143,14 +150,14 @@ def _not_json(reason: str, text: str) -> str:
     return f"not JSON: {reason}: mend it there"
 
 
-def _unknown(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+def _unknown(place: tuple[int | str, ...], schema: type[BaseModel], command: str) -> str:
     known = _fields(place[:-1], schema)
     near = difflib.get_close_matches(str(place[-1])[:40].lower().replace("-", "_"), known, n=1)
     if near:
         return f"unknown field; did you mean {near[0]}?"
     if len(known) <= 10:
         return f"unknown field; known here: {', '.join(known)}"
-    return "unknown field: see `vulcanized schema app` for the fields"
+    return f"unknown field: see `{command}` for the fields"
 
 
 def _fields(place: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:

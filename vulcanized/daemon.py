@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -36,6 +36,7 @@ from vulcanized.admin import (
     text,
 )
 from vulcanized.baseline import Recorder, StoredBaseline
+from vulcanized.deployer.words import Report
 from vulcanized.errors import SettingsError, VulcanizedError
 from vulcanized.holds import Guarding
 from vulcanized.memory import SqliteMemory
@@ -50,12 +51,13 @@ from vulcanized.reconciler import (
     Stream,
     observe,
 )
+from vulcanized.report import Reporter, Ringing
 from vulcanized.settings import AnyTarget, NginxSettings, Settings, VulcandSettings
 from vulcanized.slot import DirtyApps, Slot
 from vulcanized.status import is_ready, status_document
 from vulcanized.statuspage import status_page
 from vulcanized.systemd import Notifier
-from vulcanized.targets.runner import Runner, RunnerState, Target
+from vulcanized.targets.runner import Observer, Runner, RunnerState, Target
 
 if TYPE_CHECKING:
     from vulcanized.etcd import EtcdClient
@@ -79,6 +81,7 @@ class Parts:
     targets: tuple[Target, ...]
     outlets: tuple[Outlet, ...]
     guarding: Guarding
+    etcd: EtcdClient | None = None
     closers: tuple[Callable[[], None], ...] = ()
 
     @property
@@ -103,7 +106,7 @@ def assemble(settings: Settings, stop: threading.Event) -> Parts:
     guarding = Guarding(settings.guard.max_removed, StoredBaseline(settings.state))
     store = _store(settings, etcd, dirty, guarding)
     cluster = _cluster(settings, dirty, guarding)
-    return Parts(dirty, cluster, store, targets, outlets, guarding, (close_etcd,))
+    return Parts(dirty, cluster, store, targets, outlets, guarding, etcd, (close_etcd,))
 
 
 def _etcd(settings: Settings) -> tuple[EtcdClient | None, Callable[[], None]]:
@@ -178,7 +181,7 @@ def _target(
 class Runtime:
     """Sources, reconciler and targets under one reading of the settings, each in its thread."""
 
-    def __init__(self, settings: Settings, observer: Metrics, failed: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, observer: Observer, failed: Callable[[], None]) -> None:
         self.settings = settings
         self._stop = threading.Event()
         self._failed = failed
@@ -187,6 +190,12 @@ class Runtime:
         self.recorder = Recorder(
             settings.state, partial(observe, self.parts.cluster, self.parts.store)
         )
+        self.reporter = _reporter(settings, self.parts, self.targets)
+        reported: dict[str, Any] = {}
+        if self.reporter is not None:
+            observer = Ringing(observer, self.reporter.ring)
+            ledger = self.reporter.ledger
+            reported = {"took": ledger.took, "settled": ledger.settled}
         self.reconciler = Reconciler(
             self.parts.cluster,
             self.parts.store,
@@ -195,6 +204,7 @@ class Runtime:
             self.memory,
             resync=settings.sync.resync,
             noted=self.recorder.note,
+            **reported,
         )
         self.parts.guarding.servers = self.reconciler.servers
         self.runners = tuple(
@@ -209,6 +219,8 @@ class Runtime:
             self._spawn(f"target {target.name}", runner.run)
         self._spawn("reconciler", lambda: self.reconciler.run(self._stop))
         self._spawn("recorder", lambda: self.recorder.run(self._stop))
+        if (reporter := self.reporter) is not None:
+            self._spawn("reporter", lambda: reporter.run(self._stop))
         for stream in self.parts.streams:
             self._spawn(f"source {stream.name}", lambda stream=stream: stream.run(self._stop))  # type: ignore[misc]
 
@@ -284,6 +296,17 @@ class Runtime:
             self.targets(),
             controllers,
         )
+
+
+def _reporter(
+    settings: Settings, parts: Parts, states: Callable[[], Sequence[RunnerState]]
+) -> Reporter | None:
+    """Who tells deployers what is in effect; nobody without an etcd."""
+    if settings.etcd is None or parts.etcd is None:
+        return None
+    namespaces = settings.kubernetes.namespaces if settings.kubernetes is not None else ()
+    blank = Report(settings.instance, version=__version__, namespaces=tuple(namespaces))
+    return Reporter(parts.etcd, settings.etcd.prefix, blank, parts.targets, states)
 
 
 def _managed(target: AnyTarget) -> object:

@@ -128,3 +128,34 @@ class DirectoryLocked(TargetError):
     """Another daemon manages this directory."""
 
     exit_code = 2
+
+
+# --- the deployer -----------------------------------------------------------------------------
+
+
+class DescriptorInvalid(Invalid):
+    """A descriptor cannot be used: nothing was touched."""
+
+    exit_code = 2
+
+
+class NotPossible(VulcanizedError):
+    """What was asked for cannot be done as things stand: nothing was touched."""
+
+
+class Locked(VulcanizedError):
+    """Another deployment of this app is under way."""
+
+    exit_code = 4
+
+
+class NotFound(VulcanizedError):
+    """The API server has no such object."""
+
+
+class AlreadyThere(VulcanizedError):
+    """The API server has an object of that name, or it was changed meanwhile."""
+
+
+class NotAccepted(VulcanizedError):
+    """The API server does not take an object: it says what is wrong with it."""

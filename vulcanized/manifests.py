@@ -41,7 +41,7 @@ def parse(content: bytes, file: str, manifests: Manifests) -> Parsed:
     """Read a file's objects. Raises Invalid when the file as a whole cannot be read, or is empty:
     the moment of being written looks like that, and `kubectl` leaves it so when it fails.
     """
-    documents = [document for document in _load(content, file) if document is not None]
+    documents = [document for document in load_documents(content, file) if document is not None]
     if not documents:
         raise Invalid(file, "is empty; delete the file to take its objects away")
     parsed = Parsed()
@@ -62,7 +62,8 @@ def parse(content: bytes, file: str, manifests: Manifests) -> Parsed:
     return parsed
 
 
-def _load(content: bytes, file: str) -> list[Any]:
+def load_documents(content: bytes, file: str) -> list[Any]:
+    """The documents of a file, JSON by its name, else YAML. Raises Invalid if it is neither."""
     try:
         if file.endswith(".json"):
             return [msgspec.json.decode(content)] if content.strip() else []

@@ -97,6 +97,13 @@ class Document(msgspec.Struct, frozen=True, gc=False):
     fault: str = ""
 
 
+class Reached(NamedTuple):
+    """The etcd revisions up to which all activations, and all app configs, are known."""
+
+    activations: int = 0
+    configs: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """All that the sources report of one app at one moment. Pods and controllers sorted by uid."""

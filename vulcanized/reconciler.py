@@ -25,6 +25,7 @@ from vulcanized.model import (
     Observed,
     Pod,
     Problem,
+    Reached,
     Remembered,
     Server,
     SourceState,
@@ -133,9 +134,17 @@ class Reconciler:
         resync: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
         noted: Callable[[Iterable[AppId]], None] = lambda apps: None,
+        took: Callable[[Built | None, Built], None] = lambda old, new: None,
+        settled: Callable[[Reached, int], None] = lambda reached, generation: None,
     ) -> None:
-        """`noted`: is told which apps' sources said something, after the targets have it."""
+        """`noted`: is told which apps' sources said something, after the targets have it.
+
+        `took` hears of each app that came out otherwise, `settled` then of how far a generation has
+        got with what was written.
+        """
         self._noted = noted
+        self._took = took
+        self._settled = settled
         self._cluster = cluster
         self._store = store
         self._outlets = tuple(outlets)
@@ -193,6 +202,8 @@ class Reconciler:
                 self._start()
             else:
                 self._pass(*taken)
+            if self._synced:
+                self._settled(self._dirty.drained, self._generation)
 
     def _start(self) -> None:
         """The first pass: everything at once, and only when every stream has spoken."""
@@ -243,6 +254,7 @@ class Reconciler:
                 if new == old:
                     continue
                 told.append((old, new))
+                self._took(old, new)
                 if new.remember != self._recall(new.app):
                     memorable[new.app] = new.remember
                 self._keep(new)

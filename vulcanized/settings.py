@@ -335,7 +335,11 @@ class LogSettings(_Section):
 
 
 class DeployerSettings(_Section):
-    """The section of `vulcanized-deployer`; times in seconds, `keep_previous` 0: not at all."""
+    """The section of `vulcanized-deployer`; times in seconds, `keep_previous` 0: not at all.
+
+    `instances`: how many daemons must report at least; `lease`: how long a lock outlives its
+    deployer; `app_settings`: where etcd has the settings of each app.
+    """
 
     listen: Address = Endpoint("127.0.0.1", 9643)
     tokens: MaybeLocation = None
@@ -344,6 +348,9 @@ class DeployerSettings(_Section):
     switch_timeout: Seconds = 30.0
     drain_timeout: Seconds = 60.0
     keep_previous: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
+    instances: Annotated[int, Field(ge=0, le=10_000)] = 1
+    lease: Annotated[int, Field(ge=5, le=60)] = 15
+    app_settings: EtcdPrefix = "/apps/config"
 
 
 class Settings(_Section):
@@ -431,6 +438,15 @@ class Settings(_Section):
         if problems:
             raise SettingsError(shown, tuple(problems))
         return settings
+
+
+class SettingsOfDeployer(Settings):
+    """The same file as `vulcanized-deployer` reads it: a build server has no proxies."""
+
+    targets: Annotated[
+        tuple[TargetSettings, ...], BeforeValidator(listed), AfterValidator(_apart)
+    ] = ()
+    deployer: DeployerSettings = DeployerSettings()
 
 
 _CONFIG: Final = "VULCANIZED_CONFIG"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from vulcanized.model import AppId, Change
+from vulcanized.model import AppId, Change, Reached
 
 Clock = Callable[[], float]
 
@@ -25,20 +25,33 @@ class DirtyApps:
         self._since: dict[AppId, float] = {}
         self._all: float | None = None
         self._closed = False
+        self._reached = Reached()
+        self.drained = Reached()
 
-    def mark(self, apps: Iterable[AppId], since: float | None = None) -> None:
-        """Ask for a look at these apps. `since`: when the event came in; default: now."""
+    def mark(
+        self,
+        apps: Iterable[AppId],
+        since: float | None = None,
+        reached: Reached | None = None,
+    ) -> None:
+        """Ask for a look at these apps. `since`: when the event came in; default: now.
+
+        `reached`: with these, all that came up to there is marked. `drained` is that of what was
+        taken last.
+        """
         when = self._clock() if since is None else since
         with self._condition:
             for app in apps:
                 self._since.setdefault(app, when)
+            self._reached = reached or self._reached
             self._condition.notify()
 
-    def mark_all(self) -> None:
+    def mark_all(self, reached: Reached | None = None) -> None:
         """Ask for a full pass: a source has spoken for the first time, a resync is due."""
         with self._condition:
             if self._all is None:
                 self._all = self._clock()
+            self._reached = reached or self._reached
             self._condition.notify()
 
     def close(self) -> None:
@@ -54,10 +67,13 @@ class DirtyApps:
         once closed.
         """
         with self._condition:
-            if not (self._since or self._all is not None or self._closed):
+            if not (self._since or self._all is not None or self._closed) and (
+                self._reached == self.drained
+            ):
                 self._condition.wait(timeout)
             if self._closed:
                 return None
+            self.drained = self._reached
             taken, self._since = self._since, {}
             full, self._all = self._all, None
             return taken, full

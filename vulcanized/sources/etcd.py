@@ -27,7 +27,14 @@ from vulcanized.errors import Expired, Rewound, SourceError
 from vulcanized.etcd import Batch, EtcdClient
 from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, Stored
 from vulcanized.holds import Guarding, Holds
-from vulcanized.model import MOST_LEFT_OUT, AppId, Document, SourcePhase, SourceState
+from vulcanized.model import (
+    MOST_LEFT_OUT,
+    AppId,
+    Document,
+    Reached,
+    SourcePhase,
+    SourceState,
+)
 from vulcanized.objects import shown
 from vulcanized.reflector import Backoff, Uniform
 from vulcanized.slot import Clock, DirtyApps
@@ -205,10 +212,10 @@ class EtcdSource:
         for key in skipped:
             self._skip(key)
         if self.spoken:
-            self._dirty.mark(changed, self._heard)
+            self._dirty.mark(changed, self._heard, self._reached())
         else:
             self.spoken = True
-            self._dirty.mark_all()
+            self._dirty.mark_all(self._reached())
         self._verify(stop)
 
     def _verify(self, stop: threading.Event) -> None:
@@ -266,8 +273,10 @@ class EtcdSource:
                     documents[app] = document
                 changed.add(app)
             self._position[batch.prefix] = batch.revision
-        if changed:
-            self._dirty.mark(changed, since)
+        self._dirty.mark(changed, since, self._reached())
+
+    def _reached(self) -> Reached:
+        return Reached(self._position[self._activations], self._position[self._configs])
 
     def _failed(self, error: SourceError) -> float:
         """Note a failure; the seconds to wait."""

@@ -117,6 +117,23 @@ def parse_processes(text: str) -> Processes:
     return Processes(int(master[1]), int(master[3]), int(master[4] or 0), int(worker[1]), worker[6])
 
 
+def parse_workers(text: str) -> list[int]:
+    """The workers in an answer to `show proc`, the old ones included."""
+    found = (_PROCESS.match(line) for line in text.splitlines())
+    return [int(process[1]) for process in found if process and process[2] == "worker"]
+
+
+def parse_sessions(text: str) -> dict[str, int]:
+    """The sessions of each backend in answers to `show stat`, queued ones included."""
+    sessions: dict[str, int] = {}
+    for line in text.splitlines():
+        fields = line.split(",", 5)
+        if len(fields) == 6 and fields[1] == "BACKEND":
+            count = int(fields[4] or 0) + int(fields[2] or 0)
+            sessions[fields[0]] = sessions.get(fields[0], 0) + count
+    return sessions
+
+
 def parse_table(text: str) -> dict[str, str] | None:
     """The answer to `show map`, in its order; None: the worker has no such map.
 

@@ -29,7 +29,9 @@ from vulcanized.targets.haproxy.live import (
     alerts,
     is_over,
     parse_processes,
+    parse_sessions,
     parse_table,
+    parse_workers,
 )
 from vulcanized.targets.haproxy.parts import STRUCTURE, TABLES
 
@@ -134,6 +136,21 @@ class Master:
         processes = self.processes(seconds)
         self.ask(f"@!{processes.worker} show version\n", seconds)
         return processes
+
+    def sessions(self, backends: Sequence[str]) -> dict[str, int]:
+        """The sessions of backends, those in workers that only finish old ones included.
+
+        Raises ProxyUnreachable when a worker cannot be asked, unless it has ended meanwhile.
+        """
+        counts = dict.fromkeys(backends, 0)
+        for worker in parse_workers(self.ask("show proc\n")):
+            for start in range(0, len(backends), _LIMITS_AT_ONCE):
+                some = backends[start : start + _LIMITS_AT_ONCE]
+                asked = ";".join(f"@!{worker} show stat {id_} 2 -1" for id_ in some)
+                for id_, sessions in parse_sessions(self.ask(f"{asked}\n")).items():
+                    if id_ in counts:
+                        counts[id_] += sessions
+        return counts
 
     def read_back(self) -> Live:
         """All that the current worker has in effect."""

@@ -26,6 +26,7 @@ from vulcanized.errors import (
     TemplateFailed,
 )
 from vulcanized.model import (
+    ANY_VERSION,
     AppId,
     Applied,
     Change,
@@ -217,6 +218,25 @@ class HaproxyTarget:
     def problems(self) -> tuple[Problem, ...]:
         """The apps whose own config is refused, each with why and what goes on of it."""
         return self._told
+
+    def sessions(self, versions: Mapping[AppId, frozenset[str]]) -> dict[AppId, dict[str, int]]:
+        """The sessions that versions without traffic still have. Raises ProxyUnreachable.
+
+        Those that came while every version had traffic count for each: they may be on any.
+        """
+        wanted = {
+            (app, version): words.backend_id(app, version)
+            for app, some in versions.items()
+            for version in (*some, ANY_VERSION)
+        }
+        counts = self._proxy.master.sessions(list(wanted.values()))
+        return {
+            app: {
+                version: counts[wanted[app, version]] + counts[wanted[app, ANY_VERSION]]
+                for version in some
+            }
+            for app, some in versions.items()
+        }
 
     def _tell(self) -> None:
         """Say who is quarantined since the last call, and who is not any more."""

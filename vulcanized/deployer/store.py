@@ -1,0 +1,304 @@
+"""The deployer's keys in etcd: records, descriptors, locks, the next version, and the switch.
+
+Every write carries the fence of the lock: once the lock is another's, etcd refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from vulcanized.deployer.descriptor import app_settings, environment_of
+from vulcanized.deployer.words import Record, Report, Switch, encode
+from vulcanized.errors import Conflict, Invalid, LeaseLost, Locked
+from vulcanized.etcd import (
+    Compare,
+    Delete,
+    EtcdClient,
+    Held,
+    KeyValue,
+    Operation,
+    Put,
+    acquire,
+)
+from vulcanized.model import AppId
+from vulcanized.objects import WRONG, shown
+
+KEPT: Final = 50
+"""Records of an app: the oldest go when a new one begins."""
+
+_MOST_ENVIRONMENT = 1000
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?").fullmatch
+_APP = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?").fullmatch
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}").fullmatch
+_NUMBER = re.compile(r"[0-9]{1,15}").fullmatch
+
+_record = msgspec.json.Decoder(Record)
+_report = msgspec.json.Decoder(Report)
+
+Now = Callable[[], float]
+
+
+class Papers(msgspec.Struct, frozen=True):
+    """What stands beside a record: the descriptor without secrets, and the app configs.
+
+    `config` is the one to write, "" for none; `replaced` the one that was there, None for none.
+    """
+
+    descriptor: str = ""
+    config: str = ""
+    replaced: str | None = None
+
+
+class Written(NamedTuple):
+    """A key's text and when it was last changed; "" and 0 where there is none."""
+
+    text: str
+    revision: int
+
+
+def new_id(now: float) -> str:
+    """The id of a deployment: sorted by time, never the same twice."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}"
+
+
+def app_id(text: str) -> AppId:
+    """`NS/APP`, checked. Raises `Invalid`: no empty part may ever build a key."""
+    namespace, slash, name = text.partition("/")
+    if not slash:
+        namespace, name = "default", text
+    return checked(AppId(namespace, name))
+
+
+def checked(app: AppId) -> AppId:
+    """The app, if keys can be made of it. Raises `Invalid`."""
+    if not _NAMESPACE(app.namespace) or not _APP(app.name):
+        raise Invalid(
+            "app", f"{shown(str(app))} names no app: write NAMESPACE/APP, such as default/todo"
+        )
+    return app
+
+
+class Store:
+    """One etcd under one prefix; for any number of threads."""
+
+    def __init__(
+        self, client: EtcdClient, prefix: str, settings_prefix: str, stop: threading.Event
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._settings = settings_prefix
+        self._stop = stop
+
+    def key(self, folder: str, app: AppId, id_: str = "") -> str:
+        """A key of ours. Raises `Invalid` for a name that must not be in one."""
+        checked(app)
+        if id_ and not _ID(id_):
+            raise Invalid("deployment", f"{shown(id_)} is no id of a deployment: see history")
+        return f"{self._prefix}/{folder}/{app.namespace}/{app.name}" + (f"/{id_}" if id_ else "")
+
+    # --- the lock ---
+
+    def lock(self, app: AppId, holder: str, ttl: int) -> Held:
+        """Take the lock of an app. Raises `Locked`, which says who has it."""
+        key = self.key("locks", app)
+        try:
+            return acquire(self._client, key, holder.encode(), ttl, self._stop)
+        except Conflict as error:
+            found = self._client.get(key, self._stop)
+            who = found.value.decode(errors="replace") if found is not None else "another"
+            raise Locked(
+                f"{app} is locked by {shown(who, '')}: wait for it, or end it; its lock goes "
+                f"{ttl} s after it died"
+            ) from error
+
+    def is_ours(self, held: Held) -> bool:
+        """Whether the lock still is, as etcd says."""
+        found = self._client.get(held.fence.key, self._stop)
+        return found is not None and found.mod_revision == held.fence.mod_revision
+
+    # --- records ---
+
+    def begin(self, record: Record, papers: Papers, held: Held, number: Written | None) -> None:
+        """Write a new record with its papers and, where it was counted up, the last version."""
+        app = record.app_id
+        compares = [held.fence, Compare(self.key("deployments", app, record.id), 0)]
+        operations: list[Operation] = [
+            Put(self.key("deployments", app, record.id), encode(record)),
+            Put(self.key("descriptors", app, record.id), msgspec.json.encode(papers)),
+        ]
+        if number is not None:
+            compares.append(Compare(self.key("versions", app), number.revision))
+            operations.append(Put(self.key("versions", app), number.text.encode()))
+        self._transact(held, compares, operations)
+        self._forget(app, held)
+
+    def save(self, record: Record, held: Held) -> None:
+        """Write a record again. Made twice, it does no harm."""
+        key = self.key("deployments", record.app_id, record.id)
+        self._transact(held, [held.fence], [Put(key, encode(record))])
+
+    def _forget(self, app: AppId, held: Held) -> None:
+        over = [r for r in self.records(app) if not r.under_way and (r.disposed or not r.old)]
+        for record in over[: max(0, len(over) - KEPT)]:
+            operations = [
+                Delete(self.key("deployments", app, record.id)),
+                Delete(self.key("descriptors", app, record.id)),
+            ]
+            self._transact(held, [held.fence], operations)
+
+    def record(self, app: AppId, id_: str) -> Record | None:
+        """One record, None if there is none. Raises `Invalid` where it cannot be read."""
+        found = self._client.get(self.key("deployments", app, id_), self._stop)
+        return _decoded(found) if found is not None else None
+
+    def records(self, app: AppId | None = None) -> list[Record]:
+        """All records, or those of an app, the oldest first; what cannot be read is left out."""
+        prefix = f"{self._prefix}/deployments/"
+        prefix = f"{self.key('deployments', app)}/" if app is not None else prefix
+        found = []
+        for item in self._client.list_prefix(prefix, stop=self._stop).items:
+            try:
+                record = _decoded(item)
+                # A record under another's key would have us act on the wrong app.
+                if item.key == self.key("deployments", record.app_id, record.id):
+                    found.append(record)
+            except Invalid:
+                continue
+        return sorted(found, key=lambda record: (record.app_id, record.id))
+
+    def papers(self, record: Record) -> Papers:
+        """What stands beside a record; nothing where that is gone."""
+        found = self._client.get(self.key("descriptors", record.app_id, record.id), self._stop)
+        if found is None:
+            return Papers()
+        try:
+            return msgspec.json.decode(found.value, type=Papers)
+        except WRONG as error:
+            raise Invalid(found.key, f"cannot be read: {shown(str(error), '')}") from None
+
+    # --- versions ---
+
+    def next_version(self, app: AppId, taken: Iterable[str]) -> tuple[str, Written]:
+        """The number after all that were ever given or are `taken`, and what to write for it."""
+        last = self.read(self.key("versions", app))
+        versions = [last.text, *taken, *(record.version for record in self.records(app))]
+        numbers = [int(version) for version in versions if _NUMBER(version)]
+        number = str(max(numbers, default=0) + 1)
+        return number, Written(number, last.revision)
+
+    # --- activation and config ---
+
+    def read(self, key: str) -> Written:
+        """A key as text."""
+        found = self._client.get(key, self._stop)
+        if found is None:
+            return Written("", 0)
+        return Written(found.value.decode(errors="replace"), found.mod_revision)
+
+    def activation(self, app: AppId) -> Written:
+        """The activation as it is written."""
+        return self.read(self.key("active", app))
+
+    def config(self, app: AppId) -> Written:
+        """The app config as it is written."""
+        return self.read(self.key("apps", app))
+
+    def switch(self, record: Record, step: Switch, papers: Papers, held: Held) -> tuple[int, bool]:
+        """Write the activation, and the app config with it, in one transaction.
+
+        Its revision, and whether it changed the app config. Raises `Conflict` if either is not as
+        it was read.
+        """
+        app = record.app_id
+        active = self.key("active", app)
+        compares = [held.fence, Compare(active, step.expect)]
+        text = step.text
+        if text is None and not step.expect:
+            # There is none to delete, and a daemon proves what it has seen: show it one that says
+            # what holds without.
+            word = record.new.version or record.version
+            expect = self._transact(held, compares, [Put(active, word.encode())])
+            compares = [held.fence, Compare(active, expect)]
+        operations: list[Operation]
+        operations = [Delete(active) if text is None else Put(active, text.encode())]
+        configured = self._with_config(record, step, papers)
+        if configured is not None:
+            compares.append(configured[0])
+            operations.append(configured[1])
+        return self._transact(held, compares, operations), configured is not None
+
+    def _with_config(
+        self, record: Record, step: Switch, papers: Papers
+    ) -> tuple[Compare, Operation] | None:
+        if step.config == "keep":
+            return None
+        key = self.key("apps", record.app_id)
+        now = self.read(key)
+        if step.config == "new":
+            if not papers.config or papers.config == now.text:
+                return None
+            return Compare(key, record.config), Put(key, papers.config.encode())
+        if step.config == "remove":
+            return (Compare(key, now.revision), Delete(key)) if now.revision else None
+        ours = {entry.revision for entry in record.journal if entry.step == "switch"}
+        if not record.configures or now.revision not in ours | {step.expect}:
+            return None  # somebody wrote another since, and that stays
+        back = Delete(key) if papers.replaced is None else Put(key, papers.replaced.encode())
+        return Compare(key, now.revision), back
+
+    # --- what pods are given ---
+
+    def environment(self, app: AppId) -> tuple[tuple[str, str], ...]:
+        """What every pod of an app is given, by name. Raises `Invalid`."""
+        prefix = f"{self._prefix}/environment/"
+        items = self._client.list_prefix(prefix, stop=self._stop).items
+        if len(items) > _MOST_ENVIRONMENT:
+            raise Invalid(prefix, f"holds more than {_MOST_ENVIRONMENT} keys: take some away")
+        common = environment_of(
+            (item.key.removeprefix(prefix), item.value.decode(errors="replace")) for item in items
+        )
+        key = f"{self._settings}/{checked(app).name}"
+        own = self.read(key)
+        return (*common, *(app_settings(own.text, key) if own.text.strip() else ()))
+
+    # --- reports ---
+
+    def reports(self) -> tuple[Report, ...]:
+        """What every live daemon says. One that cannot be read has nothing in effect."""
+        prefix = f"{self._prefix}/instances/"
+        found = []
+        for item in self._client.list_prefix(prefix, stop=self._stop).items:
+            instance = item.key.removeprefix(prefix)
+            try:
+                report = _report.decode(item.value)
+            except WRONG:
+                report = Report(instance)
+            found.append(msgspec.structs.replace(report, instance=instance))
+        return tuple(found)
+
+    def _transact(
+        self, held: Held, compares: Sequence[Compare], operations: Sequence[Operation]
+    ) -> int:
+        try:
+            return self._client.transact(compares, tuple(operations), self._stop)
+        except Conflict as error:
+            if held.fence.key in error.keys:
+                raise LeaseLost(f"the lock is lost, another may have it by now: {error}") from error
+            raise
+
+
+def _decoded(item: KeyValue) -> Record:
+    try:
+        record = _record.decode(item.value)
+    except WRONG as error:
+        raise Invalid(item.key, f"cannot be read: {shown(str(error), '')}") from None
+    checked(record.app_id)
+    return record

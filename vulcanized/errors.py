@@ -144,9 +144,13 @@ class NotPossible(VulcanizedError):
 
 
 class Locked(VulcanizedError):
-    """Another deployment of this app is under way."""
+    """Another deployment of this app is under way; `holder` is who says so."""
 
     exit_code = 4
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class NotFound(VulcanizedError):

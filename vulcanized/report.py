@@ -174,6 +174,9 @@ class Reporter:
         self._lease: Lease | None = None
         self._written: Report | None = None
         self._error = ""
+        self._counted_for: Reached | None = None
+        self._count_at = 0.0
+        self._last_count: tuple[dict[str, dict[str, int]], bool] = {}, False
 
     def ring(self) -> None:
         """Something may be in effect that was not."""
@@ -185,7 +188,9 @@ class Reporter:
             while not stop.is_set():
                 self._bell.clear()
                 report = self._report()
-                pause = COUNT_EVERY if report.draining else TTL / 3
+                # Where a count was spared, or sessions are left, another one is due soon.
+                spared = self._clock() < self._count_at
+                pause = COUNT_EVERY if report.draining or spared else TTL / 3
                 if self._write(report, stop):
                     stop.wait(WRITE_EVERY)
                 elif self._error:
@@ -206,7 +211,7 @@ class Reporter:
         states = self._states()
         reached = self.ledger.in_effect(min(map(_in_effect, states), default=0))
         # After that: what was counted before it says nothing about it.
-        draining, measures = self._count()
+        draining, measures = self._counted(reached)
         held = self.ledger.held()
         quarantined = sorted({problem.app for s in states for problem in s.quarantined})
         return msgspec.structs.replace(
@@ -224,6 +229,14 @@ class Reporter:
             measures=measures,
             left_out=len(held) > MOST_APPS or len(quarantined) > MOST_APPS,
         )
+
+    def _counted(self, reached: Reached) -> tuple[dict[str, dict[str, int]], bool]:
+        """The count after `reached` was; an older one that is young enough otherwise."""
+        now = self._clock()
+        if reached != self._counted_for or now >= self._count_at:
+            self._counted_for, self._count_at = reached, now + COUNT_EVERY
+            self._last_count = self._count()
+        return self._last_count
 
     def _count(self) -> tuple[dict[str, dict[str, int]], bool]:
         """Sessions on versions without traffic, and whether all targets could tell."""

@@ -141,6 +141,7 @@ def test_back_to_the_version_before_while_it_is_kept_then_it_is_disposed_of(stag
     assert stage.controllers() == {"1": 1, "2": 1}
     with Load(stage.daemon.port, stage.host) as load:
         load.go_on()
+        assert stage.run("scale", stage.app, "2").code == 0
         back = stage.run("rollback", stage.app)
         assert back.code == 0, back.text
         assert stage.active == "1"
@@ -150,7 +151,7 @@ def test_back_to_the_version_before_while_it_is_kept_then_it_is_disposed_of(stag
         assert stage.active == "2"
         # One previous version is kept, and no third.
         assert stage.deploy(keep_previous=1).code == 0
-        assert stage.controllers() == {"2": 1, "3": 1}
+        assert stage.controllers() == {"2": 2, "3": 1}
         eventually(
             lambda: stage.run("dispose").code == 0 and stage.controllers() == {"3": 1},
             30,
@@ -183,6 +184,33 @@ def test_an_app_is_scaled_and_taken_away(stage: Stage) -> None:
     assert stage.run("undeploy", stage.app).code == 1
     # Numbers go on where they were.
     assert stage.deploy().record["version"] == "2"
+
+
+def test_the_old_version_stays_until_its_last_request_is_answered(stage: Stage) -> None:
+    spec = {**stage.descriptor()["podspec"], "terminationGracePeriodSeconds": 0}
+    assert stage.deploy(podspec=spec).code == 0
+    path = "/slow?seconds=6"
+    with Load(stage.daemon.port, stage.host, path=path, keep_alive=0, one_shot=1) as load:
+        eventually(lambda: stage.nodes.pods(stage.namespace)[0].in_flight, 10, "a request")
+        done = stage.deploy(podspec=spec, drain_timeout="30s")
+        assert done.code == 0, done.text
+        load.go_on(1)
+    waits = {line.get("waiting", "") for line in done.lines if line.get("step") == "idle"}
+    assert "1 sessions are still on version 1" in waits
+    assert load.report.failed == {}
+
+
+def test_a_controller_that_can_make_no_pod_says_why(stage: Stage) -> None:
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
+    body = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    stage.cluster.api.post(path, body)
+    eventually(
+        lambda: "hard" in stage.cluster.api.get(f"{path}/none").get("status", {}), 10, "the quota"
+    )
+    done = stage.deploy(ready_timeout="4s")
+    assert done.code == 1, done.text
+    assert "exceeded quota" in done.record["reason"]
+    assert stage.controllers() == {}
 
 
 def test_what_served_without_an_activation_is_named_before_another_version_has_pods(

@@ -184,10 +184,11 @@ class FakeStore:
         def change() -> None:
             if world.revision != step.expect:
                 raise Conflict("the activation is otherwise", ("active",))
-            for version in plan.versions_of(step.text or ""):
-                if step.step != "pin" and not (
-                    world.is_ready(version) and world.is_healthy(version)
-                ):
+            named = plan.versions_of(step.text or "")
+            # What it shares the traffic with on the way had it all before.
+            meant = {"switch": named & {record.new.version}, "put back": named}
+            for version in meant.get(step.step, ()):
+                if not (world.is_ready(version) and world.is_healthy(version)):
                     world.problem(f"{step.step} to {version}, which is not well")
             world.put(step.text or "")
             if configured:

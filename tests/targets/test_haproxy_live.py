@@ -12,7 +12,9 @@ from vulcanized.targets.haproxy.live import (
     Servers,
     alerts,
     parse_processes,
+    parse_sessions,
     parse_table,
+    parse_workers,
 )
 
 CALM = """\
@@ -113,3 +115,17 @@ def test_reasons_are_picked_out_of_what_haproxy_says() -> None:
     assert alerts(said) == "parsing [/d/haproxy.cfg:7] : unknown keyword 'x'"
     assert alerts("") == "it said nothing"
     assert alerts("Killed\n") == "Killed"
+
+
+def test_workers_that_only_finish_old_sessions_are_workers_too() -> None:
+    assert parse_workers(CALM) == [12568, 9425]
+    assert parse_workers("") == []
+
+
+def test_sessions_are_counted_with_those_that_wait_for_a_server() -> None:
+    head = "# pxname,svname,qcur,qmax,scur,smax,slim,"
+    text = f"{head}\na:1,BACKEND,2,0,3,9,0,\n\n{head}\nb:1,BACKEND,0,0,0,1,0,\n\n"
+    text += "No such proxy.\n\n"
+    # One answer for each worker.
+    assert parse_sessions(text) == {"a:1": 5, "b:1": 0}
+    assert parse_sessions("") == {}

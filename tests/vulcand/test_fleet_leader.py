@@ -147,12 +147,15 @@ def test_a_leader_cut_off_from_etcd_says_so_and_another_writes(fleet: Fleet) -> 
         assert fleet.written() == before
 
 
-def test_only_the_leader_key_is_on_a_lease(fleet: Fleet) -> None:
+def test_only_the_leader_key_and_reports_are_on_a_lease(fleet: Fleet) -> None:
     two(fleet)
+    reports = [f"{fleet.store}/instances/{name}" for name in ("one", "two")]
+    eventually(lambda: fleet.written(f"{fleet.store}/").keys() >= {*reports}, 10)
 
     everything = fleet.written() | fleet.written(f"{fleet.store}/")
 
-    assert [key for key, kv in everything.items() if kv.lease] == [fleet.leader_key]
+    leased = {key for key, kv in everything.items() if kv.lease}
+    assert leased == {fleet.leader_key, *reports}
 
 
 def test_a_takeover_in_the_midst_of_many_writes_ends_as_a_fresh_start_would(fleet: Fleet) -> None:

@@ -22,8 +22,10 @@ from vulcanized.errors import Invalid, Locked, NotPossible, SettingsError, Vulca
 from vulcanized.printable import printable
 
 if TYPE_CHECKING:
+    import threading
+
     from vulcanized.deployer.descriptor import Draft, Lookup
-    from vulcanized.deployer.run import Deployer
+    from vulcanized.deployer.run import Deployer, Progress
     from vulcanized.deployer.store import Store
     from vulcanized.deployer.words import Record
     from vulcanized.model import AppId
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SECONDS",
             help="how long another deployment's lock is waited for (default: %(default)g)",
         )
+    command("serve", _serve, "deployments over HTTP; finishes, undoes and disposes by itself")
     schema = commands.add_parser("schema", help="print the JSON Schema of a descriptor")
     schema.set_defaults(command=_schema)
     return parser
@@ -224,8 +227,7 @@ def _dispose(options: argparse.Namespace) -> int:
     import time
 
     def is_due(record: Record) -> bool:
-        at = record.dispose_at
-        return at is not None and not record.disposed and at <= time.time()
+        return record.keeps and (record.dispose_at or 0) <= time.time()
 
     return _each_app(options, is_due, lambda deployer, app: deployer.dispose(app))
 
@@ -350,8 +352,12 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def code_of(record: Record) -> int:
-    """The exit code of a deployment that is over."""
+    """The exit code of a deployment that is over; a script is told how it ended."""
+    from vulcanized.deployer.progress import summary
     from vulcanized.deployer.words import Status
+
+    if not sys.stdout.isatty():
+        print(json.dumps(summary(record)))
 
     if record.person:
         return PERSON
@@ -447,10 +453,29 @@ def _store(options: argparse.Namespace) -> Iterator[Store]:
 @contextmanager
 def _deployer(options: argparse.Namespace) -> Iterator[Deployer]:
     """All that a command works with. The first signal cancels, the second ends at once."""
+    from vulcanized.deployer.progress import JsonLines, LiveTable
+
+    out = sys.stderr
+    progress = LiveTable(out) if out.isatty() else JsonLines(out)
+    with _maker(options) as (make, _):
+        deployer = make(progress)
+        deployer.patience = getattr(options, "wait", 0.0)
+        with _signals(deployer.cancel):
+            try:
+                yield deployer
+            finally:
+                if isinstance(progress, LiveTable):
+                    progress.close()
+
+
+@contextmanager
+def _maker(
+    options: argparse.Namespace,
+) -> Iterator[tuple[Callable[[Progress], Deployer], SettingsOfDeployer]]:
+    """What makes deployers that share their connections, and the settings."""
     import threading
 
     from vulcanized.deployer.cluster import Api, Cluster
-    from vulcanized.deployer.progress import JsonLines, LiveTable
     from vulcanized.deployer.run import Deployer
     from vulcanized.deployer.store import Store
     from vulcanized.deployer.words import Times
@@ -470,7 +495,7 @@ def _deployer(options: argparse.Namespace) -> Iterator[Deployer]:
     ]
     if settings.etcd is None or settings.kubernetes is None:
         raise SettingsError(str(options.config or "settings"), tuple(missing))
-    own, cancel, stop = settings.deployer, threading.Event(), threading.Event()
+    own, stop = settings.deployer, threading.Event()
     times = Times(
         own.ready_timeout,
         own.health_timeout,
@@ -479,34 +504,75 @@ def _deployer(options: argparse.Namespace) -> Iterator[Deployer]:
         own.keep_previous,
     )
     labels = Labels(settings.kubernetes.app_label, settings.kubernetes.version_label)
-    out = sys.stderr
-    progress = LiveTable(out) if out.isatty() else JsonLines(out)
-    with connect(settings.etcd) as client, _signals(cancel, stop):
-        try:
-            yield Deployer(
-                Store(client, settings.etcd.prefix, own.app_settings, stop),
-                Cluster(Api(settings.kubernetes, stop), labels),
+    with connect(settings.etcd) as client:
+        store = Store(client, settings.etcd.prefix, own.app_settings, stop)
+        cluster = Cluster(Api(settings.kubernetes, stop), labels)
+
+        def make(progress: Progress) -> Deployer:
+            return Deployer(
+                store,
+                cluster,
                 progress,
                 times,
                 own.lease,
                 own.instances,
-                getattr(options, "wait", 0.0),
-                cancel,
-                stop,
+                stop=stop,
             )
+
+        try:
+            yield make, settings
         finally:
             stop.set()
-            if isinstance(progress, LiveTable):
-                progress.close()
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import threading
+
+    from vulcanized.deployer.api import ApiServer, Feed, Service
+    from vulcanized.deployer.tokens import Tokens
+
+    with _maker(options) as (make, settings):
+        if settings.deployer.tokens is None:
+            raise SettingsError(
+                str(options.config or "settings"),
+                ("deployer.tokens is missing: name the file with the bearer tokens",),
+            )
+        deployer = make(Feed())
+
+        def made(feed: Feed) -> Deployer:
+            one = make(feed)
+            one.cancel = feed.cancel
+            return one
+
+        service = Service(made, deployer.store, deployer.stop)
+        tokens = Tokens(settings.deployer.tokens)
+        server = ApiServer(settings.deployer.listen, service, deployer.store, tokens, deployer.stop)
+        ending = threading.Event()
+
+        def end() -> None:
+            ending.wait()
+            server.close()
+
+        for work in (service.maintain, end):
+            threading.Thread(target=work, daemon=True).start()
+        with _signals(ending):
+            _say(f"serves at {settings.deployer.listen.address}:{server.port}")
+            server.serve()
+        # What is under way is left for the next one to finish: its records say how far it got.
+        deployer.stop.set()
+        service.join(2.0)
+        return DEPLOYED
 
 
 @contextmanager
-def _signals(cancel: Any, stop: Any) -> Iterator[None]:
+def _signals(first: threading.Event) -> Iterator[None]:
+    """The first signal sets an event that this thread never waits for, the second interrupts."""
+
     def signalled(number: int, frame: FrameType | None) -> None:
         del number, frame
-        if cancel.is_set():
-            stop.set()
-        cancel.set()
+        if first.is_set():
+            raise KeyboardInterrupt
+        first.set()
 
     before = {
         number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)

@@ -154,7 +154,8 @@ def _make_ready(record: Record, seen: Seen, now: float, index: int, stage: Stage
         return Wait(step="ready", stage=index, until=until, why=missing)
     if record.health is None and len(ready) >= stage.replicas:
         return None
-    healthy = [pod for pod in ready if pod.uid in seen.healthy] if seen.checked == "health" else []
+    proven = seen.healthy if seen.checked == ("health", index) else frozenset()
+    healthy = [pod for pod in ready if pod.uid in proven]
     if record.health is None:
         healthy = list(ready)
     if len(healthy) < stage.replicas:
@@ -308,7 +309,7 @@ def _prove_old(record: Record, seen: Seen, now: float) -> AnyStep | None:
                 return _person(record, f"not switched back, since {why}")
             return Wait(step="old ready", until=until, why=why)
     checked = tuple(sorted({s.version for s in states if s is not None and s.health is not None}))
-    healthy = seen.healthy if seen.checked == "old health" else frozenset()
+    healthy = seen.healthy if seen.checked == ("old health", 0) else frozenset()
     for version in checked:
         pods = seen.ready(version)
         well = sum(pod.uid in healthy for pod in pods)

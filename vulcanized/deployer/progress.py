@@ -106,13 +106,9 @@ def summary(record: Record) -> Json:
         "previous": plan.before(record),
         "created": _time(record.created),
         "modified": _time(record.modified),
-        "kept_until": _time(record.dispose_at) if _keeps(record) else None,
+        "kept_until": _time(record.dispose_at) if record.keeps else None,
         "by": record.by,
     }
-
-
-def _keeps(record: Record) -> bool:
-    return record.dispose_at is not None and not record.disposed
 
 
 def _time(when: float | None) -> str | None:

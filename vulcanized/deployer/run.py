@@ -78,6 +78,10 @@ replace = msgspec.structs.replace
 TICK: Final = 0.25
 """Seconds between two looks while something is waited for."""
 
+SLOW_TICK: Final = 1.0
+LONG: Final = 15.0
+"""The same once it has taken so long."""
+
 _MOST_ENTRIES = 500
 _WRITES = frozenset({"pin", "switch", "put back", "unpin", "close"})
 
@@ -108,6 +112,7 @@ class Deployer:
     """All that deployments need. `cancel`: undo what is under way; `stop`: end now, as it is.
 
     `patience`: seconds that the lock of an app is waited for; who was killed leaves it behind.
+    `begun` is told of the record as soon as it stands in etcd.
     """
 
     store: Store
@@ -121,17 +126,23 @@ class Deployer:
     stop: threading.Event = field(default_factory=threading.Event)
     now: Callable[[], float] = time.time
     checks: Callable[[Cluster], Checks] = lambda cluster: Checker(cluster.api)
+    begun: Callable[[Record], None] = lambda record: None
 
     # --- what can be asked for ---
 
-    def deploy(self, draft: Draft, values: Lookup) -> Record:
+    def deploy(self, draft: Draft, values: Lookup, key: str = "") -> Record:
         """Release a descriptor, and come back when that is over.
 
-        Raises `DescriptorInvalid`, `NotPossible`, `Locked`: then nothing was touched.
+        With a `key` that a deployment was asked for with before, that one is the answer. Raises
+        `DescriptorInvalid`, `NotPossible`, `Locked`: then nothing was touched.
         """
         app, version = draft.identity(values)
         with self._locked(app) as held:
             self._tidy(app, held)
+            known = [r for r in self.store.records(app) if key and r.key == key]
+            if known:
+                self.begun(known[-1])
+                return known[-1]
             controllers, pods = self._managed(app)
             activation, config = self.store.activation(app), self.store.config(app)
             _readable(app, activation)
@@ -158,9 +169,11 @@ class Deployer:
                 config=config.revision,
                 configures=bool(release.config),
             )
+            record = replace(record, key=key)
             replaced = config.text if config.revision else None
             papers = Papers(draft.redacted(), release.config, replaced)
             self.store.begin(record, papers, held, number)
+            self.begun(record)
             return self._carry(record, papers, held, release)
 
     def preview(self, draft: Draft, values: Lookup) -> dict[str, object]:
@@ -213,7 +226,7 @@ class Deployer:
         with self._locked(app) as held:
             self._tidy(app, held)
             named = plan.versions_of(self.store.activation(app).text)
-            for record in reversed(self.store.records(app)):
+            for record in reversed([r for r in self.store.records(app) if r.moves]):
                 if record.status is Status.DEPLOYED and {record.new.version} == named:
                     before = plan.versions_of(plan.before(record))
                     if len(before) != 1:
@@ -288,6 +301,11 @@ class Deployer:
         with self._locked(app) as held:
             return self._dispose(app, held)
 
+    def forget(self, record: Record) -> None:
+        """Delete the record of a deployment that is over. Raises `Locked`."""
+        with self._locked(record.app_id) as held:
+            self.store.delete_record(record, held)
+
     # --- before it begins ---
 
     def _locked(self, app: AppId) -> Held:
@@ -316,7 +334,7 @@ class Deployer:
         due = [
             record
             for record in self.store.records(app)
-            if record.dispose_at is not None and not record.disposed and record.dispose_at <= now
+            if record.keeps and (record.dispose_at or 0) <= now
         ]
         return [self._carry(record, Papers(), held) for record in due]
 
@@ -338,6 +356,8 @@ class Deployer:
             self.cluster.create(release.manifest(release.stages[0].replicas), only_try=True)
         except NotAccepted as error:
             raise DescriptorInvalid("podspec", str(error)) from error
+        except Refused as error:  # a quota too
+            raise NotPossible(str(error)) from error
         except AlreadyThere as error:
             raise NotPossible(
                 f"there is a {release.kind} {release.name} of something else: {error}"
@@ -386,6 +406,7 @@ class Deployer:
     def _begin(self, record: Record, held: Held) -> Record:
         papers = Papers()
         self.store.begin(record, papers, held, None)
+        self.begun(record)
         return self._carry(record, papers, held)
 
     # --- on its way ---
@@ -415,7 +436,7 @@ class _Way:
     checker: Checks = field(init=False)
     away_since: float | None = None
     complaints: tuple[str, ...] = ()
-    checked: tuple[str, frozenset[str]] = ("", frozenset())
+    checked: tuple[tuple[str, int], frozenset[str]] = ("", 0), frozenset()
 
     def __post_init__(self) -> None:
         self.checker = self.deployer.checks(self.deployer.cluster)
@@ -443,11 +464,17 @@ class _Way:
                     continue
                 if disposal and step.step == "keep":
                     return self.record
-            if self.deployer.stop.wait(TICK):
+            if self.deployer.stop.wait(self._tick()):
                 raise NotPossible(
                     f"{self.record.app_id}: told to end in the midst of deployment "
                     f"{self.record.id}: `recover` finishes or undoes it"
                 )
+
+    def _tick(self) -> float:
+        """Where something takes long, a look less often is as good."""
+        open_ = [entry.began for entry in self.record.journal if entry.ended is None]
+        long = bool(open_) and self.deployer.now() - open_[-1] > LONG
+        return SLOW_TICK if long else TICK
 
     def _step(self) -> AnyStep:
         record, deployer = self.record, self.deployer
@@ -493,8 +520,8 @@ class _Way:
             for pod in seen.ready(version)
         ]
         healthy, self.complaints = self.checker.look(self.record.namespace, asked)
-        self.checked = (step.step, healthy)
-        return replace(seen, checked=step.step, healthy=healthy, complaints=self.complaints)
+        self.checked = (step.step, step.stage), healthy
+        return replace(seen, checked=self.checked[0], healthy=healthy, complaints=self.complaints)
 
     # --- one step ---
 
@@ -570,22 +597,29 @@ class _Way:
         return replace(ref, uid=current.uid) if current is not None else ref
 
     def _give_up(self, step: GiveUp, seen: Seen) -> None:
-        self._details(seen)
+        reason = step.reason
+        told = self._details(seen)
+        if told and not seen.of(self.record.new.version):
+            reason = f"{reason}: {told}"  # no pod can tell why there is none
         entry = Entry(step.step, step.stage, self._now(), self._now())
-        self._save(self._closed(replace(self.record, reason=step.reason), entry))
+        self._save(self._closed(replace(self.record, reason=reason), entry))
 
-    def _details(self, seen: Seen) -> None:
+    def _details(self, seen: Seen) -> str:
         """Why the new pods are not well, for who watches: events, and the ends of their logs.
 
-        A log may hold secrets: it is shown, and written down nowhere.
+        A log may hold secrets: it is shown, and written down nowhere. The last warning about the
+        controller is returned.
         """
+        warning = ""
         record, cluster = self.record, self.deployer.cluster
         lines: list[str] = list(self.complaints)
         bad = [pod for pod in seen.of(record.new.version) if not pod.ready or self.complaints]
         current = seen.controller(record.new)
         try:
             if current is not None:
-                lines += cluster.events(record.namespace, current.uid)
+                warnings = cluster.events(record.namespace, current.uid)
+                lines += warnings
+                warning = warnings[0] if warnings else ""
             for pod in bad[:3]:
                 told = cluster.events(record.namespace, pod.uid)
                 lines += [f"{pod.name}: {line}" for line in told]
@@ -594,6 +628,7 @@ class _Way:
         except VulcanizedError as error:
             log.debug("no details", reason=str(error))
         self.deployer.progress.details(record, lines)
+        return warning
 
     def _finish(self, step: Finish) -> None:
         entry = Entry(step.step, step.stage, self._now(), self._now())
@@ -678,8 +713,12 @@ class _Way:
         try:
             self.held.release()
             held = deployer.store.lock(record.app_id, record.by, deployer.lease)
-        except Locked:
-            raise
+        except Locked as error:
+            if error.holder != record.by:
+                raise
+            # Our own, whose end etcd has not seen yet.
+            self._trouble(error)
+            return
         except SourceError as error:
             self._trouble(error)
             return

@@ -50,11 +50,13 @@ class Papers(msgspec.Struct, frozen=True):
     """What stands beside a record: the descriptor without secrets, and the app configs.
 
     `config` is the one to write, "" for none; `replaced` the one that was there, None for none.
+    `stored`: it stands for itself, with all that it was given with, to be deployed by its id.
     """
 
     descriptor: str = ""
     config: str = ""
     replaced: str | None = None
+    stored: bool = False
 
 
 class Written(NamedTuple):
@@ -116,7 +118,8 @@ class Store:
             who = found.value.decode(errors="replace") if found is not None else "another"
             raise Locked(
                 f"{app} is locked by {shown(who, '')}: wait for it, or end it; its lock goes "
-                f"{ttl} s after it died"
+                f"{ttl} s after it died",
+                who,
             ) from error
 
     def is_ours(self, held: Held) -> bool:
@@ -146,13 +149,9 @@ class Store:
         self._transact(held, [held.fence], [Put(key, encode(record))])
 
     def _forget(self, app: AppId, held: Held) -> None:
-        over = [r for r in self.records(app) if not r.under_way and (r.disposed or not r.old)]
+        over = [r for r in self.records(app) if not r.under_way and not r.keeps]
         for record in over[: max(0, len(over) - KEPT)]:
-            operations = [
-                Delete(self.key("deployments", app, record.id)),
-                Delete(self.key("descriptors", app, record.id)),
-            ]
-            self._transact(held, [held.fence], operations)
+            self.delete_record(record, held)
 
     def record(self, app: AppId, id_: str) -> Record | None:
         """One record, None if there is none. Raises `Invalid` where it cannot be read."""
@@ -174,6 +173,20 @@ class Store:
                 continue
         return sorted(found, key=lambda record: (record.app_id, record.id))
 
+    def records_in(self, namespace: str) -> list[Record]:
+        """All records of a namespace, the oldest first."""
+        checked(AppId(namespace, "any"))
+        return [record for record in self.records() if record.namespace == namespace]
+
+    def delete_record(self, record: Record, held: Held) -> None:
+        """Forget a deployment that is over."""
+        app = record.app_id
+        operations = [
+            Delete(self.key("deployments", app, record.id)),
+            Delete(self.key("descriptors", app, record.id)),
+        ]
+        self._transact(held, [held.fence], operations)
+
     def papers(self, record: Record) -> Papers:
         """What stands beside a record; nothing where that is gone."""
         found = self._client.get(self.key("descriptors", record.app_id, record.id), self._stop)
@@ -183,6 +196,33 @@ class Store:
             return msgspec.json.decode(found.value, type=Papers)
         except WRONG as error:
             raise Invalid(found.key, f"cannot be read: {shown(str(error), '')}") from None
+
+    # --- descriptors that stand for themselves ---
+
+    def stored(self, namespace: str) -> dict[str, tuple[AppId, Papers]]:
+        """The stored descriptors of a namespace, by id."""
+        checked(AppId(namespace, "any"))
+        prefix = f"{self._prefix}/descriptors/{namespace}/"
+        found = {}
+        for item in self._client.list_prefix(prefix, stop=self._stop).items:
+            name, _, id_ = item.key.removeprefix(prefix).partition("/")
+            try:
+                papers = msgspec.json.decode(item.value, type=Papers)
+            except WRONG:
+                continue
+            if papers.stored and _APP(name) and _ID(id_):
+                found[id_] = AppId(namespace, name), papers
+        return found
+
+    def put_descriptor(self, app: AppId, id_: str, text: str) -> None:
+        """Store a descriptor."""
+        papers = Papers(text, stored=True)
+        key = self.key("descriptors", app, id_)
+        self._client.put(key, msgspec.json.encode(papers), stop=self._stop)
+
+    def delete_descriptor(self, app: AppId, id_: str) -> None:
+        """Delete a stored descriptor."""
+        self._client.delete(self.key("descriptors", app, id_), self._stop)
 
     # --- versions ---
 
@@ -301,4 +341,6 @@ def _decoded(item: KeyValue) -> Record:
     except WRONG as error:
         raise Invalid(item.key, f"cannot be read: {shown(str(error), '')}") from None
     checked(record.app_id)
+    if record.moves and not record.stages:
+        raise Invalid(item.key, "cannot be read: it leads nowhere")
     return record

@@ -144,6 +144,7 @@ class Record(msgspec.Struct, frozen=True):
     dispose_at: float | None = None
     disposed: bool = False
     by: str = ""
+    key: str = ""
 
     @property
     def app_id(self) -> AppId:
@@ -159,6 +160,16 @@ class Record(msgspec.Struct, frozen=True):
     def creates(self) -> bool:
         """It makes a controller, which goes again if it fails."""
         return self.action is Action.DEPLOY
+
+    @property
+    def moves(self) -> bool:
+        """It lets another version take the traffic."""
+        return self.action in (Action.DEPLOY, Action.SWITCH, Action.ROLLBACK)
+
+    @property
+    def keeps(self) -> bool:
+        """A previous version is there because of it, and goes by it."""
+        return self.dispose_at is not None and not self.disposed
 
     def entry(self, step: str, stage: int = 0) -> Entry | None:
         """The newest line about a step."""
@@ -203,14 +214,15 @@ class Seen(msgspec.Struct, frozen=True):
     """All that can be seen of one app now, but for the reports.
 
     `activation` is "" where there is none, `revision` when the key was last changed (0: never).
-    `healthy`: the pods (uids) whose health was proven under the step `checked`, since that began.
+    `healthy`: the pods (uids) whose health was proven under `checked`, a step and its stage, since
+    that began.
     """
 
     controllers: tuple[ControllerState, ...] = ()
     pods: tuple[PodState, ...] = ()
     activation: str = ""
     revision: int = 0
-    checked: str = ""
+    checked: tuple[str, int] = ("", 0)
     healthy: frozenset[str] = frozenset()
     complaints: tuple[str, ...] = ()
 

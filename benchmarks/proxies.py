@@ -208,6 +208,8 @@ class Bench:
         pods = [self.here.fresh_pod(app) for _ in range(3)]
         self._put(app)
         self._answered_by(app, pods[-1][1])
+        # The first answer is the new config's, and workers of before may answer once more.
+        self._settled()
         with Load(self.front.port, host(app), pause=0.01) as load:
             load.go_on()
             for _ in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -37,6 +39,23 @@ def test_a_place_that_is_lost_over_and_over_is_looked_for_more_seldom() -> None:
     server.run()
 
     assert server.waits == [0.8, 1.6, 3.2, 6.4]
+
+
+@pytest.mark.parametrize("kind", [Unreachable, Expired])
+def test_what_was_listed_before_a_failure_is_not_kept_alive_by_it(kind: type[SourceError]) -> None:
+    """The script's error refers to itself, by a local variable, as those of HTTP libraries do."""
+    first, second = kind("in the first list"), kind("in the second")
+    lost = [weakref.ref(first), weakref.ref(second)]
+    server = Server(listed(more="2"), first, listed(more="2"), second, listed(wire("a")))
+    del first, second
+    gc.disable()  # it would find them as well, but late
+    try:
+        server.run()
+        kept = [error() for error in lost]
+    finally:
+        gc.enable()
+
+    assert kept == [None, None]
 
 
 def test_a_clean_end_is_watched_on_at_once() -> None:

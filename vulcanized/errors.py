@@ -6,6 +6,28 @@ found, 2 usage or settings, 3 a server that is needed cannot be reached.
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+
+
+def forget(error: BaseException) -> None:
+    """Let go of all that a handled error and its causes keep alive: its calls' local variables.
+
+    HTTP libraries leave errors that refer to themselves by a local variable, and a collector that
+    seldom runs (see `daemon.tune`) would find them late: one error in the middle of a list of
+    50,000 pods kept 4 MB.
+    """
+    left: list[BaseException | None] = [error]
+    known: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in known:
+            continue
+        known.add(id(each))
+        with contextlib.suppress(RuntimeError):  # a call that is still running
+            traceback.clear_frames(each.__traceback__)
+        left += (each.__cause__, each.__context__)
+
 
 class VulcanizedError(Exception):
     """The root. Its text is one clear sentence: what, where, and what to do."""

@@ -33,7 +33,7 @@ from typing import Generic, Protocol
 
 import structlog
 
-from vulcanized.errors import Expired, Invalid, SourceError, Unreachable
+from vulcanized.errors import Expired, Invalid, SourceError, Unreachable, forget
 from vulcanized.holds import Holds, unguarded
 from vulcanized.listwatch import Codec, Event, Unreadable
 from vulcanized.model import MOST_LEFT_OUT, AppId, SourcePhase, SourceState
@@ -320,6 +320,7 @@ class Reflector(Generic[Record]):
                 if stop.is_set():
                     return
                 pause = self._failed(error)
+                forget(error)
             stop.wait(pause)
 
     # --- list ---------------------------------------------------------------------------------
@@ -327,8 +328,9 @@ class Reflector(Generic[Record]):
     def _list(self, stop: threading.Event) -> None:
         try:
             listed = self._all_pages(stop)
-        except Expired:
+        except Expired as error:
             # The token for the next page has grown too old. Once more at once, then with waits.
+            forget(error)
             listed = self._all_pages(stop)
         if listed is None:
             return

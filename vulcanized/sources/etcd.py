@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 
 from vulcanized.appconfig import MAX_CONFIG_BYTES
-from vulcanized.errors import Expired, Rewound, SourceError
+from vulcanized.errors import Expired, Rewound, SourceError, forget
 from vulcanized.etcd import Batch, EtcdClient
 from vulcanized.guard import ACTIVATIONS, CONFIGS, DOCUMENTS, Stored
 from vulcanized.holds import Guarding, Holds
@@ -170,7 +170,9 @@ class EtcdSource:
             except SourceError as error:
                 if stop.is_set():
                     return
-                stop.wait(self._failed(error))
+                pause = self._failed(error)
+                forget(error)
+                stop.wait(pause)
 
     def _list(self, stop: threading.Event) -> None:
         fresh: dict[str, dict[AppId, Document]] = {}

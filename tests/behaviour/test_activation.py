@@ -277,3 +277,69 @@ def test_a_cookie_pins_beside_weights_too(world: World) -> None:
         assert {world.ask(app.host, headers=headers).header("x-version") for _ in range(8)} == {
             version
         }
+
+
+@pinned_header
+@needs("canary_match.header")
+def test_a_header_beats_weights(world: World) -> None:
+    app = world.app("blue", "green", canary_match={"header": "X-Wanted"})
+    app.activate('{"weights": {"blue": 99, "green": 1}}')
+    world.settle()
+    with world.client() as client:
+        for version in ("green", "blue"):
+            asked = [client.ask(app.host, headers={"X-Wanted": version}) for _ in range(100)]
+            assert {answer.header("x-version") for answer in asked} == {version}
+
+
+@pinned_header
+@needs("canary_match.header")
+def test_a_header_leads_to_a_version_once_it_has_a_ready_pod(world: World) -> None:
+    app = world.app("blue", active="blue", canary_match={"header": "X-Wanted"})
+    green = app.pod("green", ready=False)
+    headers = {"X-Wanted": "green"}
+    world.settle()
+    assert world.ask(app.host, headers=headers).header("x-version") == "blue"
+    with world.load(app.host):
+        for ready, version in ((True, "green"), (False, "blue"), (True, "green")):
+            app.tell(green, ready=ready)
+            world.settle()
+            for _ in range(4):
+                assert world.ask(app.host, headers=headers).header("x-version") == version
+
+
+@pinned_header
+@needs("canary_match.header", "canary_match.cookie")
+def test_a_pin_changes_under_load(world: World) -> None:
+    app = world.app("blue", "green", active="blue")
+    header, cookie = {"X-Wanted": "green"}, {"Cookie": "v=green"}
+    world.settle()
+    with world.load(app.host) as load:
+        for match, by_header, by_cookie in (
+            ({"header": "x-wanted"}, "green", "blue"),
+            ({"cookie": "v"}, "blue", "green"),
+            ({"header": "X-Other"}, "blue", "blue"),
+            ({"header": "X-Wanted"}, "green", "blue"),
+            (None, "blue", "blue"),
+        ):
+            app.change(canary_match=match)
+            world.settle()
+            assert world.ask(app.host, headers=header).header("x-version") == by_header
+            assert world.ask(app.host, headers=cookie).header("x-version") == by_cookie
+            load.go_on(10)
+    assert load.report.versions.keys() == {"blue"}
+
+
+@pinned_header
+@needs("canary_match.header")
+def test_a_pinned_client_stays_on_its_version_while_others_are_switched(world: World) -> None:
+    app = world.app("blue", "green", active="blue", canary_match={"header": "X-Wanted"})
+    world.settle()
+    for active in ("green", "blue", "green"):
+        app.activate(active)
+        world.settle()
+        assert versions(world, app) == {active}
+        for version in ("green", "blue"):
+            headers = {"X-Wanted": version}
+            assert {world.ask(app.host, headers=headers).header("x-version") for _ in range(4)} == {
+                version
+            }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections import Counter
@@ -23,6 +24,7 @@ TITLE = "Policies"
 
 retries = shows("`retries`: a pod that is gone costs a GET nothing; a POST is never sent twice")
 balance = shows("`balance`")
+bodies = shows("`max_body_size`: 413 beyond it")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_pods_that_speak_tls_are_spoken_to_so(world: World, tls: ssl.SSLContext)
     assert world.ask(app.host, "/echo").arrived["host"] == app.host
 
 
-@shows("`max_body_size`: 413 beyond it")
+@bodies
 @needs("max_body_size")
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_a_body_over_the_limit_is_413(world: World, chunked: bool) -> None:
@@ -72,14 +74,77 @@ def test_a_body_over_the_limit_is_413(world: World, chunked: bool) -> None:
     other = world.app()
     world.settle()
     for host, size, status in (
+        (app.host, 0, 200),
         (app.host, 1000, 200),
         (app.host, 1001, 413),
         (other.host, 9999, 200),
     ):
         body = bytes_of(size)
-        sent = iter([body]) if chunked else body
-        assert world.ask(host, "/echo", method="POST", body=sent).status == status
+        assert uploaded(world, host, iter([body]) if chunked else body) == status
+        # In chunks of 100.
+        assert not chunked or uploaded(world, host, in_pieces(body, 100)) == status
     assert world.ask(app.host).status == 200
+
+
+@bodies
+@needs("max_body_size")
+def test_a_large_body_with_a_length_is_judged_by_it(world: World) -> None:
+    app = world.app(max_body_size=3 << 20)
+    world.settle()
+    body = bytes_of((3 << 20) + 1)
+    (pod,) = app.pods
+    with world.client() as client:
+        answer = client.ask(app.host, "/echo", method="POST", body=body[:-1])
+        assert answer.echo["length"] == len(body) - 1
+    asked = len(pod.seen)
+    assert uploaded(world, app.host, body) == 413
+    assert len(pod.seen) == asked
+    assert uploaded(world, app.host, in_pieces(body[:-1], 1 << 16)) == 200
+
+
+@bodies
+@needs("max_body_size")
+def test_a_limit_of_bodies_changes_under_load(world: World) -> None:
+    app = world.app()
+    world.settle()
+    with world.load(app.host) as load:
+        for size, status in ((99, 413), (100, 200), (50, 413), (None, 200)):
+            app.change(max_body_size=size)
+            world.settle()
+            assert uploaded(world, app.host, bytes_of(100)) == status
+            load.go_on(10)
+
+
+@bodies
+@needs("max_body_size")
+def test_a_limit_of_bodies_is_none_for_a_websocket(world: World) -> None:
+    app = world.app(max_body_size=10)
+    world.settle()
+    with websocket(world, app.host) as socket_:
+        for _ in range(3):
+            echoed(socket_, b"more than ten bytes")
+
+
+@shows("`max_body_size`: also for chunks that come to more than a buffer holds (16 KB)")
+@needs("max_body_size", "bodies.counted")
+def test_a_large_body_in_chunks_is_counted(world: World) -> None:
+    app = world.app(max_body_size=1 << 20)
+    world.settle()
+    body = bytes_of((1 << 20) + 1)
+    assert uploaded(world, app.host, in_pieces(body[:-1], 1000)) == 200
+    assert uploaded(world, app.host, in_pieces(body, 1000)) == 413
+
+
+def uploaded(world: World, host: str, body: bytes | Iterator[bytes]) -> int:
+    """The status of an upload; one that is refused before its end may be cut off."""
+    with world.client() as client:
+        with contextlib.suppress(ConnectionError):
+            client.send(host, "/echo", method="POST", body=body)
+        return client.receive().status
+
+
+def in_pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[at : at + size] for at in range(0, len(body), size))
 
 
 @shows("`max_connections.app`: 429 beyond it")

@@ -83,6 +83,11 @@ _NETWORKS = st.lists(st.sampled_from(("10.0.0.0/8", "::1", "10.0.0.1/8", "fd00::
 _REDIRECT = st.builds(lambda path: {"path": path, "to": "/b?c=d"}, plain_paths)
 _CONNECTIONS = st.one_of(_COUNT, st.fixed_dictionaries({"server": _COUNT, "app": _COUNT}))
 
+_PIN = st.one_of(
+    st.builds(lambda name: {"cookie": name}, st.text("aZ1_-", min_size=1, max_size=6)),
+    st.builds(lambda name: {"header": name}, st.text("aZ1!#$&*+.^_|~-", min_size=1, max_size=6)),
+)
+
 configs = st.fixed_dictionaries(
     {"hosts": st.lists(hosts, max_size=3)},
     optional={
@@ -108,16 +113,19 @@ configs = st.fixed_dictionaries(
             optional=dict.fromkeys(("connect", "server", "queue", "tunnel"), _DURATION),
         ),
         "retries": st.integers(0, 10),
-        "max_body_size": st.sampled_from(("10M", 1)),
+        "max_body_size": st.sampled_from(("10M", "1T", 1)) | st.integers(1, 1024**4),
         "health_check": _CHECK,
         "error_pages": st.just({"503": "<h1>gone</h1>"}),
         "maintenance": st.booleans(),
-        "canary_match": st.just({"cookie": "canary"}),
+        "canary_match": _PIN,
         "template": st.just("special"),
     },
 )  # fmt: skip
 
-_SHOWN = ("paths", "health_check", "port", "balance", "timeouts", "retries", "max_connections")
+_SHOWN = (
+    "paths", "health_check", "port", "balance", "timeouts", "retries", "max_connections",
+    "max_body_size", "canary_match",
+)  # fmt: skip
 seen_by_haproxy = configs.map(
     lambda config: {key: value for key, value in config.items() if key in ("hosts", *_SHOWN)}
 )

@@ -32,7 +32,10 @@ SEEN: Final[Json] = {
     "timeouts": {"connect": "5s"},
     "max_connections": {"server": 5},
     "health_check": {"path": "/health", "expect": "200-299", "interval": "2s"},
+    "max_body_size": "10M",
+    "canary_match": {"header": "X-Version"},
 }
+BY_COOKIE: Final[Json] = {"hosts": ["todo.example.com"], "canary_match": {"cookie": "version"}}
 UNSEEN: Final[Json] = {
     "hosts": ["todo.example.com"],
     "sticky": {"cookie": "who"},
@@ -46,9 +49,7 @@ UNSEEN: Final[Json] = {
     "allow": ["10.0.0.0/8", "fd00::/8"],
     "deny": ["10.0.0.1"],
     "rate_limit": {"requests": 5, "period": "1s", "by": "X-Client"},
-    "max_body_size": "10M",
     "error_pages": {"503": "<h1>gone</h1>"},
-    "canary_match": {"header": "X-Version"},
     "template": "special",
 }
 POD: Final[Json] = {
@@ -107,7 +108,16 @@ def hostile_at(document: Json, place: Place) -> Iterator[Json]:
 
 @named(SEEN)
 def test_of_an_app_config_that_haproxy_sees(place: Place) -> None:
-    for document in hostile_at(SEEN, place):
+    judge_config(SEEN, place)
+
+
+@named(BY_COOKIE)
+def test_of_an_app_config_that_pins_by_cookie(place: Place) -> None:
+    judge_config(BY_COOKIE, place)
+
+
+def judge_config(config: Json, place: Place) -> None:
+    for document in hostile_at(config, place):
         outcome = carried_through([written(json.dumps(document))])
         if outcome.built[TODO].quarantined:
             assert [problem.code for problem in outcome.built[TODO].problems] == ["config_invalid"]

@@ -13,7 +13,7 @@ from tests.factory import pod
 from tests.hostile.cases import cases
 from tests.hostile.documents import configs, versions, with_hostile_places
 from tests.hostile.judge import carried_through
-from tests.hostile.wanted import backend_name, wanted
+from tests.hostile.wanted import backend_name, backends_of, wanted
 from tests.servers.fixtures import missing
 from tests.servers.programs import ServerMissing, find_program
 from tests.targets.edge import Edge
@@ -77,7 +77,7 @@ def judge_running(edge: Edge, apps: Sequence[DesiredApp]) -> None:
             for server in backend.servers
         }
         for desired in apps
-        for backend in desired.backends
+        for backend in backends_of(desired)
     }
     assert live.servers.keys() == servers.keys()
     for backend, wanted_servers in servers.items():

@@ -22,8 +22,14 @@ ROUTES: Final = {
 ACTIVE: Final = "active.map"
 SPLIT: Final = "split.map"
 LIMITS: Final = "limits.map"
+SIZES: Final = "sizes.map"
+PINS: Final = "pins.map"
+PINS_REGEX: Final = "pins-regex.map"
+PINNED: Final = "pinned.map"
 STRUCTURE: Final = "structure.map"
-MAPS: Final = (HOSTS, REGEX_HOSTS, *ROUTES.values(), ACTIVE, SPLIT, LIMITS)
+_BOUNDS: Final = (LIMITS, SIZES)
+_PINS: Final = (PINS, PINS_REGEX, PINNED)
+MAPS: Final = (HOSTS, REGEX_HOSTS, *ROUTES.values(), ACTIVE, SPLIT, *_BOUNDS, *_PINS)
 BOUNDED: Final = "(*LIMIT_MATCH=2000)"
 """In front of every regex: PCRE's own bound on what one match may cost."""
 
@@ -56,13 +62,25 @@ def wanted(apps: Iterable[DesiredApp]) -> Wanted:
     maps: dict[str, dict[str, str | frozenset[str]]] = {name: {} for name in MAPS}
     backends = {}
     for desired in sorted(apps, key=lambda one: one.app):
-        for backend in desired.backends:
+        for backend in backends_of(desired):
             name = backend_name(desired.app, backend.version)
             made.append(_section(name, desired, backend))
             backends[name] = desired.policies.max_connections_server or 0
         _routes(desired, maps)
         _traffic(desired, maps)
+        _pins(desired, maps)
     return Wanted(tuple(made), maps, backends)
+
+
+def backends_of(desired: DesiredApp) -> tuple[Backend, ...]:
+    """The backends of an app; with a pin also one of each version that its pods have."""
+    found = {backend.version: backend for backend in desired.backends}
+    if desired.policies.pin is not None and "*" in found:
+        servers = found["*"].servers
+        for version in sorted({server.version for server in servers if server.version}):
+            own = tuple(server for server in servers if server.version == version)
+            found.setdefault(version, Backend(version, own))
+    return tuple(found.values())
 
 
 def _section(name: str, desired: DesiredApp, backend: Backend) -> Section:
@@ -133,6 +151,9 @@ def _routes(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]]
     limit = desired.policies.max_connections_app
     if limit is not None:
         maps[LIMITS][key(desired.app)] = str(limit)
+    size = desired.policies.max_body_size
+    if size is not None:
+        maps[SIZES][key(desired.app)] = str(size)
 
 
 def _traffic(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]]]) -> None:
@@ -148,3 +169,23 @@ def _traffic(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]
         maps[ACTIVE][app] = "split"
         for slot in range(100):
             maps[SPLIT][f"{app}:{slot}"] = frozenset(names)
+
+
+def _pins(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]]]) -> None:
+    pin, app = desired.policies.pin, key(desired.app)
+    versions = [each.version for each in backends_of(desired) if each.version != "*"]
+    if pin is None or desired.maintenance or not desired.split or not versions:
+        return
+    header = pin.kind.value == "header"
+    name = pin.name.lower() if header else pin.name
+    literal = "".join(char if char.isalnum() or char in "_!" else f"\\{char}" for char in name)
+    version, blanks = "([A-Za-z0-9][A-Za-z0-9._-]{0,252}+)", "[\\t\\x20]*+"
+    if header:
+        line = f"{literal}:{blanks}{version}{blanks}\\r"
+    else:
+        line = f"cookie:(?:[^;\\n]*+;)*?{blanks}{literal}={version}{blanks}[;\\r]"
+    begin = f"{BOUNDED}^{pin.kind.value}:{literal}:(?:[^\\n]*+\\n)*?"
+    maps[PINS][app] = f"{pin.kind.value}:{name}"
+    maps[PINS_REGEX][begin + line] = "\\1"
+    for each in versions:
+        maps[PINNED][f"{app}:{each}"] = backend_name(desired.app, each)

@@ -33,7 +33,7 @@ from vulcanized.model import (
     Share,
 )
 from vulcanized.settings import HaproxySettings
-from vulcanized.targets.haproxy import HaproxyTarget
+from vulcanized.targets.haproxy import HaproxyTarget, process
 from vulcanized.targets.haproxy.live import Live
 from vulcanized.targets.haproxy.master import Master
 
@@ -179,6 +179,9 @@ class Edge:
     ) -> None:
         self.stop.set()
         self.target.close(stop_proxy=True)
+        # A target that a test has closed before does not end what it was to leave running.
+        if (pid := process.pid_of(self.settings.directory)) is not None:
+            process.stop(pid)
         self.pods.__exit__(kind, error, trace)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -29,6 +29,7 @@ from vulcanized.errors import (
     TemplateFailed,
 )
 from vulcanized.model import AppId, DesiredApp, HealthCheck, Outcome, Policies, ServerState
+from vulcanized.targets.haproxy import process
 from vulcanized.targets.haproxy.config import CONFIG, FILES
 from vulcanized.targets.haproxy.live import Live, LiveServer
 from vulcanized.targets.haproxy.process import find_program as our_find_program
@@ -309,6 +310,15 @@ def test_a_daemon_that_ends_for_a_new_one_leaves_haproxy_running(edge: Edge) -> 
     worker = edge.worker()
     edge.target.close(stop_proxy=False)
     assert edge.worker() == worker
+
+
+@pytest.mark.usefixtures("new_edge")
+def test_the_stage_of_a_test_leaves_no_haproxy_behind() -> None:
+    with Edge() as edge:
+        edge.show(app("a", [edge.pod("a")]))
+        edge.target.close(stop_proxy=False)
+        assert process.pid_of(edge.settings.directory) is not None
+    assert process.pid_of(edge.settings.directory) is None
 
 
 # --- drift ------------------------------------------------------------------------------------

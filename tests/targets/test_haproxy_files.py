@@ -14,6 +14,8 @@ from vulcanized.model import (
     DesiredApp,
     Endpoint,
     HealthCheck,
+    Pin,
+    PinKind,
     Policies,
     Protocol,
     ServerState,
@@ -61,8 +63,18 @@ CASES: dict[str, list[DesiredApp]] = {
                 health_check=CHECK,
                 max_connections_server=50,
                 max_connections_app=200,
+                max_body_size=10 << 20,
             ),
         )
+    ],
+    "pinned": [
+        app(
+            name,
+            backends=[BLUE, GREEN],
+            split=[("blue", 1)],
+            policies=Policies(pin=Pin(kind, "x-version")),
+        )
+        for name, kind in (("by-header", PinKind.HEADER), ("by-cookie", PinKind.COOKIE))
     ],
 }
 

@@ -136,7 +136,9 @@ def test_an_app_without_traffic_leaves_nothing() -> None:
 
 
 def test_what_is_left_runs_as_it_ran() -> None:
-    desired = app("old", [server("a", state=ServerState.DRAIN)], routes=[route("x.org")])
+    bounds = Policies(max_body_size=9, max_connections_app=5)
+    a = server("a", state=ServerState.DRAIN)
+    desired = app("old", [a], routes=[route("x.org")], policies=bounds)
     shape = Shape.of("default:old", "backend default:old\n    server own 10.0.0.9:1\n", "")
     part = make_part(desired, None, lambda _: shape)
     tables, structure = plan.tables_of([part]), {"default:old": f"{shape.digest}:7"}

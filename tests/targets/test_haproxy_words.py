@@ -19,6 +19,8 @@ from vulcanized.model import (
     Endpoint,
     HealthCheck,
     PathKind,
+    Pin,
+    PinKind,
     Policies,
     Route,
     Server,
@@ -27,6 +29,7 @@ from vulcanized.model import (
 from vulcanized.targets.haproxy import plan, words
 from vulcanized.targets.haproxy.config import CONFIG, Config
 from vulcanized.targets.haproxy.live import LiveServer
+from vulcanized.targets.haproxy.master import Command
 from vulcanized.targets.render import Templates
 
 HOSTILE = [
@@ -70,12 +73,31 @@ HOSTILE = [
         lambda text: words.listen(Endpoint(text, 80)),
         lambda text: words.route_key(route(text)),
         words.file,
+        lambda text: words.pinned_key(AppId("a", "b"), text),
+        lambda text: words.pin(Pin(PinKind.COOKIE, text)),
     ],
-    ids=["namespace", "app", "version", "server", "address", "listen", "host", "file"],
+    ids=[
+        "namespace",
+        "app",
+        "version",
+        "server",
+        "address",
+        "listen",
+        "host",
+        "file",
+        "pinned",
+        "cookie",
+    ],
 )
 def test_hostile_text_is_refused_wherever_it_stands(made: Callable[[str], str], text: str) -> None:
     with pytest.raises(Rejected):
         made(text)
+
+
+@pytest.mark.parametrize("name", [text for text in HOSTILE if text not in {"a#b", "*a"}])
+def test_hostile_names_of_headers_are_refused(name: str) -> None:
+    with pytest.raises(Rejected):
+        words.pin(Pin(PinKind.HEADER, name))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,7 @@ USUAL = {
     "health": "/health",
     "host": "x.org",
     "path": "/a",
+    "pin": "x-version",
 }
 
 
@@ -168,7 +191,11 @@ def strange_apps(draw: st.DrawFn) -> DesiredApp:
         (Route(values["host"], draw(st.sampled_from(PathKind)), values["path"]),),
         (Share(values["version"], 1),),
         (backend(values["version"], [one]),),
-        Policies(health_check=check),
+        Policies(
+            health_check=check,
+            max_body_size=draw(st.integers(1, 1 << 40)),
+            pin=Pin(draw(st.sampled_from(PinKind)), values["pin"]),
+        ),
     )
 
 
@@ -201,7 +228,12 @@ def test_whatever_is_not_refused_adds_only_lines_of_the_known_kinds(strange: Des
     assert [line for line in added if not known.fullmatch(line)] == []
     entries = "".join(text for name, text in files.items() if name != CONFIG).splitlines()
     assert [line for line in entries if not re.fullmatch(r"[!-~]+ [!-~]*", line)] == []
-    assert len(entries) <= 7
+    assert len(entries) <= 11
+    tables = plan.tables_of([part])
+    empty: dict[str, dict[str, str]] = {name: {} for name in tables}
+    for step in plan.plan_tables(plan.all_table_changes(empty, tables), empty):
+        if isinstance(step, Command):
+            assert re.fullmatch(rf"add map \{{map\}} {word} {word}", step.text), step.text
     servers = plan.ServerPlan()
     for pool in part.pools:
         plan.plan_servers(servers, pool, pool.structure, dict[str, LiveServer]())

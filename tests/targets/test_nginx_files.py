@@ -19,8 +19,6 @@ from vulcanized.model import (
     Balance,
     DesiredApp,
     Endpoint,
-    Pin,
-    PinKind,
     Policies,
     Protocol,
     Timeouts,
@@ -46,15 +44,6 @@ CASES: dict[str, list[DesiredApp]] = {
                 max_body_size=10 << 20,
             ),
         )
-    ],
-    "pinned": [
-        app(
-            name,
-            backends=VERSIONS,
-            split=[("blue", 1)],
-            policies=Policies(pin=Pin(kind, "x-version")),
-        )
-        for name, kind in (("by-header", PinKind.HEADER), ("by-cookie", PinKind.COOKIE))
     ],
 }
 

@@ -1,4 +1,4 @@
-"""A proxy as a program of this host: where it is, its log, its end, the addresses that it may bind.
+"""A proxy as a program of this host: where it is, its check, its log, its end, what it may bind.
 
 What targets share that start a child or reload a neighbour.
 """
@@ -11,13 +11,18 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from vulcanized.errors import ProxyUnreachable, Rejected
 from vulcanized.model import Endpoint
+from vulcanized.targets.quarantine import Verdict
+
+CHECK_SECONDS: Final = 30.0
 
 _LONGEST_LOG: Final = 10 * 1024 * 1024
 # Where distributions put daemons; not on the PATH of everybody.
@@ -28,6 +33,40 @@ def find(name: str) -> str | None:
     """The path of a program, None where there is none."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_FOLDERS])
     return shutil.which(name, path=path)
+
+
+def check(
+    proxy: str, command: Sequence[str], refused: Collection[int], told: Callable[[str], Verdict]
+) -> Verdict:
+    """What a proxy says of files by its own check.
+
+    `refused`: how it exits when it has found faults; `told` reads its words then. Raises Rejected
+    when it does not end, ProxyUnreachable when it cannot be run.
+    """
+    program = command[0]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=CHECK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Rejected(
+            f"{proxy} has not checked the config within {CHECK_SECONDS:g} s: it is not used"
+        ) from error
+    except OSError as error:
+        raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
+    if done.returncode == 0:
+        return Verdict(passed=True)
+    verdict = told(done.stdout.decode(errors="replace"))
+    if done.returncode not in refused:
+        raise ProxyUnreachable(
+            f"{program} ends with {done.returncode}: {verdict.said}; install it anew"
+        )
+    return verdict
 
 
 def taken(addresses: Iterable[Endpoint]) -> str:

@@ -16,9 +16,13 @@ from vulcanized.targets.haproxy.parts import (
     EXACT,
     HOSTS,
     LIMITS,
+    PINNED,
+    PINS,
+    PINS_REGEX,
     PREFIX,
     REGEX,
     REGEX_HOSTS,
+    SIZES,
     SPLIT,
     STRUCTURE,
     TABLES,
@@ -42,7 +46,21 @@ _BACKEND_TEMPLATE: Final = "backend.j2"
 _SERVER_TEMPLATE: Final = "server.j2"
 
 
-_MAPS: Final = (HOSTS, REGEX_HOSTS, EXACT, REGEX, PREFIX, ACTIVE, SPLIT, LIMITS, STRUCTURE)
+_MAPS: Final = (
+    HOSTS,
+    REGEX_HOSTS,
+    EXACT,
+    REGEX,
+    PREFIX,
+    ACTIVE,
+    SPLIT,
+    PINS,
+    PINS_REGEX,
+    PINNED,
+    SIZES,
+    LIMITS,
+    STRUCTURE,
+)
 
 
 class Maps(NamedTuple):
@@ -55,6 +73,10 @@ class Maps(NamedTuple):
     prefix: str
     active: str
     split: str
+    pins: str
+    pins_regex: str
+    pinned: str
+    sizes: str
     limits: str
     structure: str
 

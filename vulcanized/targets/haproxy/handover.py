@@ -14,13 +14,14 @@ from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.parts import (
     LIMITS,
     ROUTES,
+    SIZES,
     Entry,
     Part,
     Pool,
     Shape,
     route_entries,
 )
-from vulcanized.targets.haproxy.plan import Reach, Tables, reachable, traffic_now
+from vulcanized.targets.haproxy.plan import Reach, Tables, pins_now, reachable, traffic_now
 
 
 class Ground(NamedTuple):
@@ -101,10 +102,10 @@ def left(
     traffic, so that there is nothing to go on.
     """
     key = words.app_key(app)
-    traffic = traffic_now(key, tables)
-    backends = sorted({entry.value for entry in traffic} & structure.keys())
-    if not backends:
+    traffic, pins = traffic_now(key, tables), pins_now(key, tables)
+    if not {entry.value for entry in traffic} & structure.keys():
         return None
+    backends = sorted({entry.value for entry in (*traffic, *pins)} & structure.keys())
     made_of = {id_: shapes.get(structure[id_].partition(":")[0]) for id_ in backends}
     pools = tuple(
         Pool(
@@ -115,8 +116,9 @@ def left(
         for id_, shape in made_of.items()
         if shape is not None
     )
-    limit = tables.get(LIMITS, {}).get(key)
-    limits = (Entry(LIMITS, key, limit),) if limit is not None else ()
-    part = Part(DesiredApp(app, (), (), ()), pools, (*route_entries(app, routes), *limits), traffic)
+    bounds = ((name, tables.get(name, {}).get(key)) for name in (LIMITS, SIZES))
+    limits = (Entry(name, key, bound) for name, bound in bounds if bound is not None)
+    entries = (*route_entries(app, routes), *limits, *pins)
+    part = Part(DesiredApp(app, (), (), ()), pools, entries, traffic)
     untouched = frozenset(id_ for id_, shape in made_of.items() if shape is None)
     return Reach(part, untouched=untouched)

@@ -69,7 +69,8 @@ class Live:
     """What one worker has in effect.
 
     `structure` is what it was made of (`structure.map`; empty when it does not run our file),
-    `tables` the maps, `servers` those of each of our backends. Reading it took `seconds`.
+    `tables` the maps that it has, `servers` those of each of our backends. Reading it took
+    `seconds`.
     """
 
     processes: Processes

@@ -159,7 +159,8 @@ class Master:
         structure = self._table(processes.worker, STRUCTURE)
         if structure is None:
             return Live(processes, {}, {}, {})
-        tables = {name: self._table(processes.worker, name) or {} for name in TABLES}
+        read = ((name, self._table(processes.worker, name)) for name in TABLES)
+        tables = {name: table for name, table in read if table is not None}
         servers = Servers(self.ask(f"@!{processes.worker} show servers state\n"), structure)
         if some := self._take_turns(structure):
             asked = ";".join(f"@!{processes.worker} show stat {id_} 4 -1" for id_ in some)

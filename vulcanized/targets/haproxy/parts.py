@@ -16,7 +16,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vulcanized.model import (
+    ANY_VERSION,
     AppId,
+    Backend,
     Balance,
     DesiredApp,
     HealthCheck,
@@ -38,14 +40,36 @@ PREFIX: Final = "routes-prefix.map"
 ACTIVE: Final = "active.map"
 SPLIT: Final = "split.map"
 LIMITS: Final = "limits.map"
+SIZES: Final = "sizes.map"
+PINS: Final = "pins.map"
+PINS_REGEX: Final = "pins-regex.map"
+PINNED: Final = "pinned.map"
 STRUCTURE: Final = "structure.map"
 
-TABLES: Final = (LIMITS, SPLIT, ACTIVE, EXACT, REGEX, PREFIX, REGEX_HOSTS, HOSTS)
+TABLES: Final = (
+    LIMITS,
+    SIZES,
+    PINNED,
+    PINS_REGEX,
+    PINS,
+    SPLIT,
+    ACTIVE,
+    EXACT,
+    REGEX,
+    PREFIX,
+    REGEX_HOSTS,
+    HOSTS,
+)
 """The maps that decide about requests, from the end of a request's way to its start."""
 ROUTES: Final = {PathKind.EXACT: EXACT, PathKind.REGEX: REGEX, PathKind.PREFIX: PREFIX}
 """The map of each kind of route; its values are apps."""
-SHARED: Final = frozenset({HOSTS, REGEX_HOSTS})
+SHARED: Final = frozenset({HOSTS, REGEX_HOSTS, PINS_REGEX})
 """Maps whose entries several apps may want: one stays as long as one of them does."""
+WHOLE: Final = frozenset({REGEX, PINS_REGEX, PINS})
+"""Maps replaced as a whole: of order, or with signs that mean something within a command."""
+
+THE_VERSION: Final = r"\1"
+"""What a regex of `PINS_REGEX` leads to: what it found."""
 
 IS_SPLIT: Final = "split"
 IS_IN_MAINTENANCE: Final = "maintenance"
@@ -215,7 +239,7 @@ def make_part(desired: DesiredApp, before: Part | None, shape: Callable[[str], S
     if before is not None and _same_shapes(before.desired, desired):
         shapes = {id_: pool.shape for id_, pool in pools_before.items()}
     pools = []
-    for backend in desired.backends:
+    for backend in backends_of(desired):
         id_ = words.backend_id(desired.app, backend.version)
         checked = set(pools_before[id_].servers) if id_ in pools_before else ()
         for server in backend.servers:
@@ -239,7 +263,37 @@ def _same_entries(one: DesiredApp, other: DesiredApp) -> bool:
         and one.split == other.split
         and one.maintenance == other.maintenance
         and one.policies.max_connections_app == other.policies.max_connections_app
+        and one.policies.max_body_size == other.policies.max_body_size
+        and one.policies.pin == other.policies.pin
+        and (one.policies.pin is None or pinnable(one) == pinnable(other))
     )
+
+
+def backends_of(desired: DesiredApp) -> tuple[Backend, ...]:
+    """All backends that an app needs.
+
+    Where clients may ask for a version there is one of each that pods have, activated or not.
+    """
+    every = desired.backend(ANY_VERSION)
+    if desired.policies.pin is None or every is None:
+        return desired.backends
+    by_version: dict[str, list[Server]] = {}
+    for server in every.servers:
+        if server.version and desired.backend(server.version) is None:
+            by_version.setdefault(server.version, []).append(server)
+    more = (Backend(version, tuple(some)) for version, some in sorted(by_version.items()))
+    return (*desired.backends, *more)
+
+
+def pinnable(desired: DesiredApp) -> tuple[str, ...]:
+    """The versions for which clients may ask, none while no version may take traffic.
+
+    Whether one has a server is for HAProxy to say when it is asked for.
+    """
+    if desired.policies.pin is None or desired.maintenance or not desired.split:
+        return ()
+    versions = (backend.version for backend in backends_of(desired))
+    return tuple(version for version in versions if version != ANY_VERSION)
 
 
 def _entries(desired: DesiredApp) -> Iterable[Entry]:
@@ -247,6 +301,21 @@ def _entries(desired: DesiredApp) -> Iterable[Entry]:
     limit = desired.policies.max_connections_app
     if limit is not None:
         yield Entry(LIMITS, words.app_key(desired.app), str(limit))
+    size = desired.policies.max_body_size
+    if size is not None:
+        yield Entry(SIZES, words.app_key(desired.app), str(size))
+    if desired.policies.pin is not None:
+        yield from _pins(desired, words.pin(desired.policies.pin))
+
+
+def _pins(desired: DesiredApp, pin: str) -> Iterable[Entry]:
+    versions = pinnable(desired)
+    if versions:
+        yield Entry(PINS, words.app_key(desired.app), pin)
+        yield Entry(PINS_REGEX, words.pin_regex(pin), THE_VERSION)
+    for version in versions:
+        key = words.pinned_key(desired.app, version)
+        yield Entry(PINNED, key, words.backend_id(desired.app, version))
 
 
 def route_entries(app: AppId, routes: Collection[Route]) -> Iterable[Entry]:

@@ -39,6 +39,9 @@ from vulcanized.targets.haproxy.master import Command, Replacement
 from vulcanized.targets.haproxy.parts import (
     ACTIVE,
     HOSTS,
+    PINNED,
+    PINS,
+    PINS_REGEX,
     REGEX,
     REGEX_HOSTS,
     ROUTES,
@@ -46,6 +49,7 @@ from vulcanized.targets.haproxy.parts import (
     SPLIT,
     STRUCTURE,
     TABLES,
+    WHOLE,
     Entry,
     Part,
     Pool,
@@ -171,6 +175,26 @@ def traffic_now(app: str, tables: Tables) -> tuple[Entry, ...]:
     found = [Entry(SPLIT, key, split[key]) for key in keys if key in split]
     active = tables.get(ACTIVE, {}).get(app)
     return (*found, Entry(ACTIVE, app, active)) if active is not None else ()
+
+
+def pins_now(app: str, tables: Tables) -> tuple[Entry, ...]:
+    """By what `tables` let clients of an app ask for versions, and for which."""
+    pin = tables.get(PINS, {}).get(app)
+    if pin is None:
+        return ()
+    return (
+        Entry(PINS, app, pin),
+        *(
+            Entry(PINS_REGEX, key, value)
+            for key, value in tables.get(PINS_REGEX, {}).items()
+            if words.is_pin_regex(key, pin)
+        ),
+        *(
+            Entry(PINNED, key, value)
+            for key, value in tables.get(PINNED, {}).items()
+            if key.startswith(f"{app}:")
+        ),
+    )
 
 
 def frame_cause(running: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -369,7 +393,7 @@ def _present(changes: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _put(table: str, put: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
-    if table == REGEX or len(put) > _MOST_SINGLE_CHANGES:
+    if table in WHOLE or len(put) > _MOST_SINGLE_CHANGES:
         return [Replacement(table, in_order(table, {**now, **put}.items()))]
     return [
         Command(f"{'set' if key in now else 'add'} map {{map}} {key} {value}", table)
@@ -379,7 +403,7 @@ def _put(table: str, put: Mapping[str, str], now: Mapping[str, str]) -> list[Ste
 
 def _remove(table: str, gone: Iterable[str], now: Mapping[str, str]) -> list[Step]:
     keys = set(gone)
-    if table == REGEX or len(keys) > _MOST_SINGLE_CHANGES:
+    if table in WHOLE or len(keys) > _MOST_SINGLE_CHANGES:
         left = {key: value for key, value in now.items() if key not in keys}
         return [Replacement(table, in_order(table, left.items()))]
     return [Command(f"del map {{map}} {key}", table) for key in sorted(keys)]

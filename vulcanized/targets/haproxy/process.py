@@ -26,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 LOG_FILE: Final = "haproxy.log"
 PID_FILE: Final = "haproxy.pid"
-CHECK_SECONDS: Final = 30.0
 SOFT_STOP_SECONDS: Final = 1.5
 HARD_STOP_SECONDS: Final = 1.0
 
@@ -54,28 +53,8 @@ def check(program: str, directory: Path, files: Mapping[str, str]) -> Verdict:
     Raises Rejected when it does not end, ProxyUnreachable when it cannot be run.
     """
     command = [program, "-c", "-f", str(directory / CONFIG)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=CHECK_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Rejected(
-            f"HAProxy has not checked the config within {CHECK_SECONDS:g} s: it is not used"
-        ) from error
-    except OSError as error:
-        raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
-    if done.returncode == 0:
-        return Verdict(passed=True)
     # 1: it found faults. 2: it found none, but nothing to listen on.
-    if done.returncode not in {1, 2}:
-        said = alerts(done.stdout.decode(errors="replace"))
-        raise ProxyUnreachable(f"{program} ends with {done.returncode}: {said}; install it anew")
-    return verdict(done.stdout.decode(errors="replace"), files)
+    return programs.check("HAProxy", command, {1, 2}, lambda output: verdict(output, files))
 
 
 def rejected(verdict: Verdict) -> Rejected:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
+import structlog
+
 from vulcanized.model import AppId, Server
 from vulcanized.targets.haproxy import handover, plan
 from vulcanized.targets.haproxy.handover import Ground
@@ -12,6 +14,8 @@ from vulcanized.targets.haproxy.live import Live, LiveServer, limited_to, shows,
 from vulcanized.targets.haproxy.master import Master
 from vulcanized.targets.haproxy.parts import REGEX, TABLES, Part, Pool, Shape, app_of
 from vulcanized.targets.haproxy.plan import ServerPlan, TableChanges
+
+log = structlog.get_logger(__name__)
 
 EVERYTHING: Final = "*"
 """In `stuck`: run time is not used at all until the next reload."""
@@ -25,6 +29,8 @@ class Running:
     waits for stay with the app that has them, which is shown until then though it may be gone.
     `held` are apps whose own config HAProxy refuses: they are not behind, they stay as they are.
     `stuck` are backends and maps that refused a command; they are left alone until the next reload.
+    So are maps that the process does not have, since its template leaves them out or is an older
+    one; but no reload is asked for: it would not bring them.
 
     After Disagreed or ProxyUnreachable from `show_all` or `show` it is not known what is in
     effect: make another one from what is read back.
@@ -43,6 +49,7 @@ class Running:
         self.shown: dict[AppId, Part] = {}
         self.behind: dict[AppId, tuple[str, tuple[str, ...]]] = {}
         self.stuck = set(stuck)
+        self._without = frozenset(TABLES) - live.tables.keys()
         self._master = master
         self._held = held
         self._servers: dict[str, tuple[Server, ...]] = {}
@@ -161,7 +168,10 @@ class Running:
         return subject in self.stuck or EVERYTHING in self.stuck
 
     def _carry_out(self, servers: ServerPlan, changes: TableChanges, pools: Iterable[Pool]) -> int:
-        changes = {name: each for name, each in changes.items() if not self._is_stuck(name)}
+        if lacking := sorted(changes.keys() & self._without):
+            log.warning("haproxy has not all maps: see haproxy.cfg.j2", maps=lacking)
+        left_alone = {name for name in changes if self._is_stuck(name)} | self._without
+        changes = {name: each for name, each in changes.items() if name not in left_alone}
         tables = plan.plan_tables(changes, self.tables)
         # One after the other: what follows must not be done when something before was refused.
         for steps in (servers.enter, tables, servers.leave):

@@ -69,6 +69,9 @@ CAPABILITIES: Final = frozenset(
         "health_check",
         "max_connections.server",
         "max_connections.app",
+        "max_body_size",
+        "canary_match.header",
+        "canary_match.cookie",
         "maintenance",
         # No fields, but what not every proxy can do either (docs/testing.md).
         "headers.cleaned",

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from vulcanized.errors import Rejected, TargetError, TemplateFailed
-from vulcanized.model import ANY_VERSION, AppId, Backend, Change, DesiredApp, Share
+from vulcanized.model import ANY_VERSION, AppId, Backend, Change, DesiredApp, Server, Share
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.config import Config, Frame
 from vulcanized.targets.haproxy.judge import Judge
@@ -127,8 +127,9 @@ def _as_before(before: Part, desired: DesiredApp) -> Part | None:
     split = next((each for each in splits if {share.version for share in each} <= there), None)
     if split is None:
         return None
-    good = replace(before.desired, backends=backends, split=split)
     shapes = {pool.shape.id: pool.shape for pool in before.pools}
+    backends = _without_pins(desired.app, backends, shapes)
+    good = replace(before.desired, backends=backends, split=split)
     try:
         return make_part(good, before, lambda v: shapes[words.backend_id(good.app, v)])
     except (Rejected, KeyError):
@@ -159,6 +160,7 @@ def _as_given(
         split = tuple(Share(backend.version, 1) for backend in backends if backend.servers)
     if not split and desired.split:
         return None
+    backends = _without_pins(desired.app, backends, given)
     try:
         return make_part(
             replace(desired, backends=backends, split=split),
@@ -167,6 +169,23 @@ def _as_given(
         )
     except Rejected:
         return None
+
+
+def _without_pins(
+    app: AppId, backends: tuple[Backend, ...], shapes: Mapping[str, Shape]
+) -> tuple[Backend, ...]:
+    """The servers of no version in particular where nothing was rendered for theirs alone."""
+
+    def known(server: Server) -> Server:
+        there = not server.version or words.backend_id(app, server.version) in shapes
+        return server if there else replace(server, version="")
+
+    return tuple(
+        Backend(each.version, tuple(map(known, each.servers)))
+        if each.version == ANY_VERSION
+        else each
+        for each in backends
+    )
 
 
 def _told_of(app: AppId, error: Rejected | TemplateFailed) -> TargetError:

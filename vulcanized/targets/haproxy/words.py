@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from typing import Final
 
-from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Route, Server
+from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Pin, PinKind, Route, Server
 from vulcanized.targets import charsets
 from vulcanized.targets.charsets import BOUNDED, address, ip, milliseconds, port, refuser, weight
 
@@ -26,10 +26,14 @@ __all__ = [
     "host",
     "host_of_regex",
     "ip",
+    "is_pin_regex",
     "listen",
     "milliseconds",
     "name",
     "options",
+    "pin",
+    "pin_regex",
+    "pinned_key",
     "port",
     "route_key",
     "weight",
@@ -37,6 +41,10 @@ __all__ = [
 
 _URI: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=?-]{0,1000}\Z")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9/_.:@+=,()\[\]* -]{0,500}\Z")
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$&*+.^_|~-]{1,64}\Z")
+_COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_ASKED: Final = r"([A-Za-z0-9][A-Za-z0-9._-]{0,252}+)"
+"""A version in what a client sends: of one that no app can have nothing is looked up."""
 
 _word = partial(refuser, proxy="HAProxy")
 name = _word(charsets.NAME, "a namespace, app or version")
@@ -47,6 +55,8 @@ _server = _word(charsets.SERVER, "the name of a server")
 _path = _word(charsets.PATH, "a path")
 _regex = _word(charsets.REGEX, "a regex of a path")
 _options = _word(_OPTIONS, "the options of a server")
+_header = _word(_HEADER, "a header that pins a client")
+_cookie = _word(_COOKIE, "a cookie that pins a client")
 
 app_key = partial(charsets.app_key, name)
 """What an app is called in the maps: `namespace/name`."""
@@ -76,6 +86,43 @@ def route_key(route: Route) -> str:
 def host_of_regex(key: str) -> str:
     """The host in a `route_key` of a regex."""
     return re.sub(r"\\(.)", r"\1", key.removeprefix(BOUNDED)[1:].partition("(?:")[0])
+
+
+def pin(of: Pin) -> str:
+    """Where the clients of an app say which version they want: `header:x-version`, `cookie:v`."""
+    if of.kind is PinKind.HEADER:
+        # HAProxy knows all names of headers in lower case.
+        return sys.intern(f"header:{_header(of.name).lower()}")
+    return sys.intern(f"cookie:{_cookie(of.name)}")
+
+
+def pin_regex(of: str) -> str:
+    """Finds the version in a `pin`, ":" and the lines of a request's head.
+
+    Each piece can be matched in one way only, so nothing is tried twice; what is bounded all the
+    same is the stack of a PCRE without JIT.
+    """
+    kind, _, name = of.partition(":")
+    escaped = re.escape(name)
+    if kind == PinKind.HEADER.value:
+        line = rf"{escaped}:[\t\x20]*+{_ASKED}[\t\x20]*+\r"
+    else:
+        line = rf"cookie:(?:[^;\n]*+;)*?[\t\x20]*+{escaped}={_ASKED}[\t\x20]*+[;\r]"
+    return sys.intern(rf"{_begin(of)}(?:[^\n]*+\n)*?{line}")
+
+
+def is_pin_regex(key: str, of: str) -> bool:
+    """Whether this key is the `pin_regex` of a `pin`."""
+    return key.startswith(_begin(of))
+
+
+def _begin(of: str) -> str:
+    return f"{BOUNDED}^{re.escape(of)}:"
+
+
+def pinned_key(app: AppId, version: str) -> str:
+    """The key of a version for which clients of an app may ask."""
+    return sys.intern(f"{app_key(app)}:{name(version)}")
 
 
 def check_server(server: Server) -> None:

@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 
 LOG_FILE: Final = "nginx.log"
 PID_FILE: Final = "nginx.pid"
-CHECK_SECONDS: Final = 30.0
 ROOT: Final = "root"
 _USER: Final = "www-data"
 
@@ -58,28 +57,7 @@ def check(program: str, directory: Path, rendered: Rendered) -> Verdict:
     Raises Rejected when it does not end, ProxyUnreachable when it cannot be run.
     """
     command = [program, "-e", "stderr", "-t", "-q", "-c", str(directory / MAIN)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=CHECK_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Rejected(
-            f"nginx has not checked the config within {CHECK_SECONDS:g} s: it is not used"
-        ) from error
-    except OSError as error:
-        raise ProxyUnreachable(f"cannot run {program}: {error.strerror}; install it") from error
-    if done.returncode == 0:
-        return Verdict(passed=True)
-    output = done.stdout.decode(errors="replace")
-    if done.returncode != 1:
-        said = faults(output)
-        raise ProxyUnreachable(f"{program} ends with {done.returncode}: {said}; install it anew")
-    return verdict(output, rendered)
+    return programs.check("nginx", command, {1}, lambda output: verdict(output, rendered))
 
 
 def verdict(output: str, rendered: Rendered) -> Verdict:

@@ -66,6 +66,7 @@ CAPABILITIES: Final = frozenset(
         "canary_match.cookie",
         "maintenance",
         # No fields, but what not every proxy can do either (docs/testing.md).
+        "bodies.counted",
         "headers.cleaned",
         "hosts.trailing_dot",
         "paths.raw",

@@ -73,6 +73,7 @@ CAPABILITIES: Final = frozenset(
         "canary_match.cookie",
         "maintenance",
         # No fields, but what not every proxy can do either (docs/testing.md).
+        "bodies.counted",
         "idle_connections",
         "paths.raw",
     }

@@ -8,6 +8,7 @@ proxy's syntax can be written. What passes here needs no escaping later.
 from __future__ import annotations
 
 import functools
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -58,6 +59,7 @@ from vulcanized.model import (
     Policies,
     Protocol,
     Route,
+    Sticky,
     Timeouts,
 )
 
@@ -94,7 +96,7 @@ def _path_from_string(value: object) -> object:
 PathRule = Annotated[Path, BeforeValidator(_path_from_string, json_schema_input_type=Path | Prefix)]
 
 
-class Sticky(_Model):
+class StickySettings(_Model):
     """Keep a client on one server by a cookie."""
 
     cookie: CookieName = "vulcanized"
@@ -278,7 +280,8 @@ class AppConfig(_Model):
     protocol: Protocol = Protocol.HTTP
     balance: Balance = Balance.ROUND_ROBIN
     sticky: Annotated[
-        Sticky | None, BeforeValidator(_switch, json_schema_input_type=Sticky | bool | None)
+        StickySettings | None,
+        BeforeValidator(_switch, json_schema_input_type=StickySettings | bool | None),
     ] = None
     tls: Tls | None = None
     redirect_www: bool = False
@@ -367,6 +370,7 @@ def _spec(config: AppConfig) -> AppSpec:
         max_body_size=config.max_body_size,
         keep_alive=KeepAlive(keep_alive.connections, keep_alive.period),
         pin=_pin(config.canary_match),
+        sticky=_sticky(config.sticky),
         adopt=Adoption(adopt.frontends, adopt.backends),
         template=config.template,
     )
@@ -409,6 +413,12 @@ def _pin(match: CanaryMatch | None) -> Pin | None:
     if match.header is not None:
         return Pin(PinKind.HEADER, match.header)
     return Pin(PinKind.COOKIE, match.cookie or "")
+
+
+def _sticky(settings: StickySettings | None) -> Sticky | None:
+    if settings is None:
+        return None
+    return Sticky(settings.cookie, None if settings.max_age is None else ceil(settings.max_age))
 
 
 _BY_PART = frozenset({"max_connections", "timeouts", "canary_match"})

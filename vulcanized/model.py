@@ -307,6 +307,13 @@ class Pin(NamedTuple):
     name: str
 
 
+class Sticky(NamedTuple):
+    """A client stays on its pod by a cookie of this name. `max_age` in seconds, None: a session."""
+
+    cookie: str
+    max_age: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Adoption:
     """Objects of vulcand that somebody else made, and that an app takes the place of. Ids."""
@@ -332,6 +339,7 @@ class Policies:
     max_body_size: int | None = None
     keep_alive: KeepAlive = KeepAlive()
     pin: Pin | None = None
+    sticky: Sticky | None = None
     adopt: Adoption = Adoption()
     template: str | None = None
 

@@ -28,6 +28,7 @@ MODULES = (
     "requests",
     "connections",
     "policies",
+    "sticky",
     "changes",
 )
 """The order of the table: `tests/behaviour/test_<name>.py`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -414,22 +413,6 @@ def test_connections_to_pods_are_used_again(world: World) -> None:
     world.settle()
     world.answered_by(app.host, tries=40)
     assert app.pods[0].accepted < 10
-
-
-@shows("`sticky`: a client stays on its pod by a cookie")
-@needs("sticky")
-def test_a_cookie_keeps_a_client_on_its_pod(world: World) -> None:
-    app = world.app("blue", "blue", "blue", sticky={"cookie": "where"})
-    world.settle()
-    seen: Counter[str] = Counter()
-    for _ in range(20):
-        first = world.ask(app.host)
-        name, _, value = first.header("set-cookie").partition(";")[0].partition("=")
-        assert name == "where"
-        again = world.answered_by(app.host, tries=6, headers={"Cookie": f"a=b; where={value}"})
-        assert again.keys() == {first.pod}
-        seen[first.pod] += 1
-    assert len(seen) > 1
 
 
 @shows("a field that is not in effect is told, and the app is served without it")

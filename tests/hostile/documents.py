@@ -95,7 +95,7 @@ configs = st.fixed_dictionaries(
         "port": st.one_of(st.integers(1, 65535), st.sampled_from(("http", "h2c", "healthcheck"))),
         "protocol": st.sampled_from(("http", "https", "tcp", "grpc")),
         "balance": st.sampled_from(("roundrobin", "leastconn", "random", "first", "source", "uri")),
-        "sticky": st.sampled_from((True, {"cookie": "who"})),
+        "sticky": st.sampled_from((True, {"cookie": "who"}, {"cookie": "who-2", "max_age": 1.5})),
         "tls": st.just({"certificate": "todo", "hsts": {}}),
         "redirects": st.lists(_REDIRECT, max_size=2),
         "rewrite": st.builds(lambda path: {"strip_prefix": path}, plain_paths),

@@ -29,6 +29,7 @@ SEEN: Final[Json] = {
     "port": "http",
     "protocol": "https",
     "balance": "first",
+    "sticky": {"cookie": "who", "max_age": "1h"},
     "timeouts": {"connect": "5s"},
     "max_connections": {"server": 5},
     "health_check": {"path": "/health", "expect": "200-299", "interval": "2s"},
@@ -38,7 +39,6 @@ SEEN: Final[Json] = {
 BY_COOKIE: Final[Json] = {"hosts": ["todo.example.com"], "canary_match": {"cookie": "version"}}
 UNSEEN: Final[Json] = {
     "hosts": ["todo.example.com"],
-    "sticky": {"cookie": "who"},
     "tls": {"certificate": "todo", "minimum_version": "1.2"},
     "redirects": [{"path": "/a", "to": "https://example.com/b?c=d"}],
     "rewrite": {"strip_prefix": "/a", "add_prefix": "/b"},

@@ -5,6 +5,7 @@ Independent of how it is written: nothing here calls the renderer, its words or 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
@@ -26,10 +27,12 @@ SIZES: Final = "sizes.map"
 PINS: Final = "pins.map"
 PINS_REGEX: Final = "pins-regex.map"
 PINNED: Final = "pinned.map"
+STICKY: Final = "sticky.map"
+COOKIES: Final = "cookies.map"
 STRUCTURE: Final = "structure.map"
 _BOUNDS: Final = (LIMITS, SIZES)
-_PINS: Final = (PINS, PINS_REGEX, PINNED)
-MAPS: Final = (HOSTS, REGEX_HOSTS, *ROUTES.values(), ACTIVE, SPLIT, *_BOUNDS, *_PINS)
+_CLIENTS: Final = (PINS, PINS_REGEX, PINNED, STICKY, COOKIES)
+MAPS: Final = (HOSTS, REGEX_HOSTS, *ROUTES.values(), ACTIVE, SPLIT, *_BOUNDS, *_CLIENTS)
 BOUNDED: Final = "(*LIMIT_MATCH=2000)"
 """In front of every regex: PCRE's own bound on what one match may cost."""
 
@@ -86,7 +89,9 @@ def backends_of(desired: DesiredApp) -> tuple[Backend, ...]:
 def _section(name: str, desired: DesiredApp, backend: Backend) -> Section:
     policies = desired.policies
     said: list[Words] = [("balance", policies.balance.value)]
-    if policies.balance.value in ("source", "uri"):
+    if policies.sticky is not None:
+        said = [("balance", "hash", "var(txn.client)")]
+    if _by_hash(desired):
         said.append(("hash-type", "consistent"))
     if policies.retries is not None:
         said.append(("retries", str(policies.retries)))
@@ -108,6 +113,12 @@ def _section(name: str, desired: DesiredApp, backend: Backend) -> Section:
     return Section(head, (*said, *(_server(desired, server) for server in backend.servers)))
 
 
+def _by_hash(desired: DesiredApp) -> bool:
+    """Whether a client's pod is found by a consistent hash: then every server has its number."""
+    policies = desired.policies
+    return policies.sticky is not None or policies.balance.value in ("source", "uri")
+
+
 def _time(seconds: float) -> str:
     return f"{max(round(seconds * 1000), 1)}ms"
 
@@ -124,6 +135,9 @@ def server_words(desired: DesiredApp, server: Server) -> Words:
     weight = 0 if server.state is ServerState.DRAIN else server.weight
     said = [f"[{ip_address(address)}]:{port}" if ":" in address else f"{address}:{port}"]
     said += ["weight", str(weight)]
+    if _by_hash(desired):
+        mark = hashlib.blake2b(server.name.encode(), digest_size=4).hexdigest()
+        said += ["id", str(int(mark, 16) % 2**28 or 1)]
     if policies.max_connections_server:
         said += ["maxconn", str(policies.max_connections_server)]
     if policies.protocol.value == "https":
@@ -154,6 +168,12 @@ def _routes(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]]
     size = desired.policies.max_body_size
     if size is not None:
         maps[SIZES][key(desired.app)] = str(size)
+    sticky = desired.policies.sticky
+    if sticky is not None:
+        cookie, age = sticky
+        maps[STICKY][key(desired.app)] = cookie if age is None else f"{cookie}:{age}"
+        value = f"{cookie}=([^;,[:blank:]]+)"
+        maps[COOKIES][f"^{cookie};(?:[^;]*+;)*?[[:blank:]]*{value}"] = "\\1"
 
 
 def _traffic(desired: DesiredApp, maps: dict[str, dict[str, str | frozenset[str]]]) -> None:

@@ -134,13 +134,13 @@ def test_the_commands_know_it(world: World) -> None:
 
 def test_a_field_that_nginx_cannot_do_is_told(world: World) -> None:
     timeouts = {"queue": "1s", "server": "5s"}
-    world.files.config("todo", sticky=True, timeouts=timeouts, balance="first")
+    world.files.config("todo", compression=True, timeouts=timeouts, balance="first")
     world.files.config("other", balance="random")
     with world.daemon() as daemon:
         daemon.start()
         assert served_by(daemon.url, HOST) == {"blue-1"}
         told = [problem["message"] for problem in daemon.app("default/todo")["problems"]]
-        assert any("sticky" in text for text in told)
+        assert any("compression" in text for text in told)
         assert any("timeouts.queue" in text for text in told)
         assert any("balance.first" in text for text in told)
         assert daemon.app("default/other")["problems"] == []
@@ -150,7 +150,7 @@ def test_a_field_that_nginx_cannot_do_is_told(world: World) -> None:
 def test_a_strict_nginx_refuses_what_it_cannot_do(world: World) -> None:
     with world.daemon("strict = true") as daemon:
         daemon.start()
-        world.files.config("todo", sticky=True, hosts=["new.example.com"])
+        world.files.config("todo", compression=True, hosts=["new.example.com"])
         eventually(lambda: daemon.app("default/todo")["problems"])
         assert ask(daemon.url, HOST)[0] == 200
         assert ask(daemon.url, "new.example.com")[0] == 404

@@ -22,6 +22,7 @@ SERVER: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 HOST: Final = re.compile(r"(?=.{1,255}\Z)(?:\*\Z|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z)")
 PATH: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=-]{0,1000}\Z")
 REGEX: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!&*+,=?^|(){}\[\]\\$-]{0,1000}\Z")
+COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 FILE: Final = re.compile(r"/[A-Za-z0-9/_.+@=~-]{0,250}\Z")
 
 BOUNDED: Final = "(*LIMIT_MATCH=2000)"
@@ -43,6 +44,15 @@ def refuser(pattern: re.Pattern[str], what: str, proxy: str) -> Word:
         return value
 
     return check
+
+
+def cookie_regex(cookie: str, group: str) -> str:
+    """Finds the value of a cookie in `COOKIE;` and the header; `group` begins the value's group.
+
+    The first of several, without a way back: its steps grow with the number of cookies.
+    """
+    value = f"{group}[^;,[:blank:]]+)"
+    return f"^{cookie};(?:[^;]*+;)*?[[:blank:]]*{cookie}={value}"
 
 
 def app_key(name: Word, app: AppId) -> str:

@@ -13,6 +13,7 @@ from vulcanized.model import AppId, DesiredApp, Endpoint
 from vulcanized.targets.haproxy import words
 from vulcanized.targets.haproxy.parts import (
     ACTIVE,
+    COOKIES,
     EXACT,
     HOSTS,
     LIMITS,
@@ -24,6 +25,7 @@ from vulcanized.targets.haproxy.parts import (
     REGEX_HOSTS,
     SIZES,
     SPLIT,
+    STICKY,
     STRUCTURE,
     TABLES,
     BackendView,
@@ -47,19 +49,9 @@ _SERVER_TEMPLATE: Final = "server.j2"
 
 
 _MAPS: Final = (
-    HOSTS,
-    REGEX_HOSTS,
-    EXACT,
-    REGEX,
-    PREFIX,
-    ACTIVE,
-    SPLIT,
-    PINS,
-    PINS_REGEX,
-    PINNED,
-    SIZES,
-    LIMITS,
-    STRUCTURE,
+    *(HOSTS, REGEX_HOSTS, EXACT, REGEX, PREFIX),
+    *(ACTIVE, SPLIT, PINS, PINS_REGEX, PINNED),
+    *(SIZES, LIMITS, STICKY, COOKIES, STRUCTURE),
 )
 
 
@@ -78,6 +70,8 @@ class Maps(NamedTuple):
     pinned: str
     sizes: str
     limits: str
+    sticky: str
+    cookies: str
     structure: str
 
 

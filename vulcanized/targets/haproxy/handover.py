@@ -15,11 +15,13 @@ from vulcanized.targets.haproxy.parts import (
     LIMITS,
     ROUTES,
     SIZES,
+    STICKY,
     Entry,
     Part,
     Pool,
     Shape,
     route_entries,
+    sticky_entries,
 )
 from vulcanized.targets.haproxy.plan import Reach, Tables, pins_now, reachable, traffic_now
 
@@ -118,7 +120,9 @@ def left(
     )
     bounds = ((name, tables.get(name, {}).get(key)) for name in (LIMITS, SIZES))
     limits = (Entry(name, key, bound) for name, bound in bounds if bound is not None)
-    entries = (*route_entries(app, routes), *limits, *pins)
+    sticky = tables.get(STICKY, {}).get(key)
+    cookie = sticky_entries(app, sticky) if sticky is not None else ()
+    entries = (*route_entries(app, routes), *limits, *cookie, *pins)
     part = Part(DesiredApp(app, (), (), ()), pools, entries, traffic)
     untouched = frozenset(id_ for id_, shape in made_of.items() if shape is None)
     return Reach(part, untouched=untouched)

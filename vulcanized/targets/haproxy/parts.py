@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -44,6 +44,8 @@ SIZES: Final = "sizes.map"
 PINS: Final = "pins.map"
 PINS_REGEX: Final = "pins-regex.map"
 PINNED: Final = "pinned.map"
+STICKY: Final = "sticky.map"
+COOKIES: Final = "cookies.map"
 STRUCTURE: Final = "structure.map"
 
 TABLES: Final = (
@@ -54,6 +56,8 @@ TABLES: Final = (
     PINS,
     SPLIT,
     ACTIVE,
+    COOKIES,
+    STICKY,
     EXACT,
     REGEX,
     PREFIX,
@@ -63,21 +67,23 @@ TABLES: Final = (
 """The maps that decide about requests, from the end of a request's way to its start."""
 ROUTES: Final = {PathKind.EXACT: EXACT, PathKind.REGEX: REGEX, PathKind.PREFIX: PREFIX}
 """The map of each kind of route; its values are apps."""
-SHARED: Final = frozenset({HOSTS, REGEX_HOSTS, PINS_REGEX})
+SHARED: Final = frozenset({HOSTS, REGEX_HOSTS, PINS_REGEX, COOKIES})
 """Maps whose entries several apps may want: one stays as long as one of them does."""
-WHOLE: Final = frozenset({REGEX, PINS_REGEX, PINS})
+WHOLE: Final = frozenset({REGEX, PINS_REGEX, PINS, COOKIES})
 """Maps replaced as a whole: of order, or with signs that mean something within a command."""
 
-THE_VERSION: Final = r"\1"
-"""What a regex of `PINS_REGEX` leads to: what it found."""
+FOUND: Final = r"\1"
+"""What a regex of `PINS_REGEX` and `COOKIES` leads to: what its group found."""
 
 IS_SPLIT: Final = "split"
 IS_IN_MAINTENANCE: Final = "maintenance"
 IS_NOWHERE: Final = "nowhere"
 
+_BY_HASH: Final = frozenset({Balance.SOURCE, Balance.URI})
 _NONE: Final[frozenset[str]] = frozenset()
 _SERVER: Final = "    server "
 _OWN_SERVER: Final = re.compile(r"^\s*server\s+(\S+)", re.MULTILINE)
+_CONSISTENT: Final = re.compile(r"^\s*hash-type\s+consistent\b", re.MULTILINE)
 _WRITTEN_SERVER: Final = re.compile(rf"{_SERVER}(\S+) (\S+:\d+) weight (\d+)\b")
 _MARK: Final = re.compile(r"# (\S+:\S+) ([0-9a-f]{16})(?: (.*))?\Z")
 
@@ -121,6 +127,20 @@ class Pool(msgspec.Struct, frozen=True, gc=False):
     def limit(self) -> int:
         """What each server must be limited to; 0: that is not ours to say."""
         return 0 if "maxconn" in self.shape.options.split() else self.maxconn
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The number of each server by which a consistent hash places it; none where there is none.
+
+        Of its own HAProxy counts them as they come: each process and each balancer of a fleet would
+        send the same client elsewhere.
+        """
+        if not _CONSISTENT.search(self.shape.head):
+            return {}
+        found: dict[int, str] = {}
+        for server in self.servers:
+            found.setdefault(words.server_id(server.name), server.name)
+        return {name: number for number, name in found.items()}
 
     @property
     def structure(self) -> str:
@@ -169,6 +189,7 @@ class BackendView:
     version: str
     balance: str
     consistent: bool
+    sticky: bool
     tls: bool
     retries: int | None
     timeouts: tuple[tuple[str, str], ...]
@@ -184,7 +205,8 @@ def backend_view(desired: DesiredApp, version: str) -> BackendView:
         version=version,
         balance=policies.balance.value,
         # Without it they spread by a table, which cannot take servers at run time.
-        consistent=policies.balance in {Balance.SOURCE, Balance.URI},
+        consistent=policies.sticky is not None or policies.balance in _BY_HASH,
+        sticky=policies.sticky is not None,
         tls=policies.protocol is Protocol.HTTPS,
         retries=policies.retries,
         timeouts=_timeouts(policies),
@@ -263,6 +285,7 @@ def _same_entries(one: DesiredApp, other: DesiredApp) -> bool:
         and one.split == other.split
         and one.maintenance == other.maintenance
         and one.policies.max_connections_app == other.policies.max_connections_app
+        and one.policies.sticky == other.policies.sticky
         and one.policies.max_body_size == other.policies.max_body_size
         and one.policies.pin == other.policies.pin
         and (one.policies.pin is None or pinnable(one) == pinnable(other))
@@ -306,16 +329,24 @@ def _entries(desired: DesiredApp) -> Iterable[Entry]:
         yield Entry(SIZES, words.app_key(desired.app), str(size))
     if desired.policies.pin is not None:
         yield from _pins(desired, words.pin(desired.policies.pin))
+    if desired.policies.sticky is not None:
+        yield from sticky_entries(desired.app, words.sticky(desired.policies.sticky))
 
 
 def _pins(desired: DesiredApp, pin: str) -> Iterable[Entry]:
     versions = pinnable(desired)
     if versions:
         yield Entry(PINS, words.app_key(desired.app), pin)
-        yield Entry(PINS_REGEX, words.pin_regex(pin), THE_VERSION)
+        yield Entry(PINS_REGEX, words.pin_regex(pin), FOUND)
     for version in versions:
         key = words.pinned_key(desired.app, version)
         yield Entry(PINNED, key, words.backend_id(desired.app, version))
+
+
+def sticky_entries(app: AppId, value: str) -> Iterable[Entry]:
+    """What gives clients of an app a cookie, and finds it again."""
+    yield Entry(COOKIES, words.cookie_regex(value), FOUND)
+    yield Entry(STICKY, words.app_key(app), sys.intern(value))
 
 
 def route_entries(app: AppId, routes: Collection[Route]) -> Iterable[Entry]:
@@ -345,25 +376,31 @@ def _traffic(desired: DesiredApp) -> Iterable[Entry]:
 # --- text -------------------------------------------------------------------------------------
 
 
-def server_line(pool: Pool, server: Server) -> str:
+def server_line(pool: Pool, server: Server, ids: Mapping[str, int]) -> str:
     """A server in the file. One that drains takes no new sessions after a restart either."""
     weight = 0 if server.state is ServerState.DRAIN else server.weight
     disabled = " disabled" if server.state is ServerState.MAINT else ""
-    return f"{_SERVER}{server.name} {server_arguments(pool, server, weight)}{disabled}\n"
+    return f"{_SERVER}{server.name} {server_arguments(pool, server, weight, ids)}{disabled}\n"
 
 
-def server_arguments(pool: Pool, server: Server, weight: int) -> str:
-    """What stands behind the name of a server, in the file and in `add server`: the same."""
+def server_arguments(pool: Pool, server: Server, weight: int, ids: Mapping[str, int]) -> str:
+    """What stands behind the name of a server, in the file and in `add server`: the same.
+
+    `ids`: those of the pool.
+    """
+    number = ids.get(server.name)
+    id_ = f" id {number}" if number is not None else ""
     limit = f" maxconn {pool.maxconn}" if pool.maxconn else ""
     options = f" {pool.shape.options}" if pool.shape.options else ""
-    return f"{words.address(server.endpoint)} weight {weight}{limit}{options}"
+    return f"{words.address(server.endpoint)} weight {weight}{id_}{limit}{options}"
 
 
 def pool_text(pool: Pool) -> str:
     """A whole backend section. Its first line lets `read_shapes` find the shape again."""
     shape = pool.shape
     mark = f"# {shape.id} {shape.digest} {shape.options}".rstrip()
-    lines = "".join(server_line(pool, server) for server in pool.servers)
+    ids = pool.ids
+    lines = "".join(server_line(pool, server, ids) for server in pool.servers)
     return f"\n{mark}\n{shape.head}{lines}"
 
 

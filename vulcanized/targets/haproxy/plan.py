@@ -227,10 +227,11 @@ def plan_servers(
     """
     id_ = pool.shape.id
     wanted = {server.name for server in pool.servers}
+    ids = pool.ids if wanted - live.keys() else {}
     for server in pool.servers:
         running = live.get(server.name)
         if running is None:
-            plan.enter += _add(pool, server)
+            plan.enter += _add(pool, server, ids)
         else:
             into = plan.enter if server.state is ServerState.READY else plan.leave
             into += _change(id_, server, running)
@@ -254,11 +255,12 @@ def plan_removal(plan: ServerPlan, id_: str, gone: Mapping[str, LiveServer]) -> 
         plan.delete.append(Command(f"del server {id_}/{name}", id_, DELETED_OR_BUSY))
 
 
-def _add(pool: Pool, server: Server) -> list[Command]:
+def _add(pool: Pool, server: Server, ids: Mapping[str, int]) -> list[Command]:
     id_ = pool.shape.id
     name = f"{id_}/{server.name}"
     weight = 0 if server.state is ServerState.DRAIN else server.weight
-    commands = [Command(f"add server {name} {server_arguments(pool, server, weight)}", id_, ADDED)]
+    arguments = server_arguments(pool, server, weight, ids)
+    commands = [Command(f"add server {name} {arguments}", id_, ADDED)]
     if "check" in pool.shape.options.split():
         commands.append(Command(f"enable health {name}", id_))
     if server.state is not ServerState.MAINT:

@@ -73,6 +73,7 @@ CAPABILITIES: Final = frozenset(
         "canary_match.header",
         "canary_match.cookie",
         "maintenance",
+        "sticky",
         # No fields, but what not every proxy can do either (docs/testing.md).
         "headers.cleaned",
         "hosts.trailing_dot",

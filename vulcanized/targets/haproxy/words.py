@@ -7,12 +7,23 @@ The app config's schema refuses earlier and with a kinder text; this is the wall
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from functools import partial
 from typing import Final
 
-from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Pin, PinKind, Route, Server
+from vulcanized.model import (
+    ANY_VERSION,
+    AppId,
+    Endpoint,
+    PathKind,
+    Pin,
+    PinKind,
+    Route,
+    Server,
+    Sticky,
+)
 from vulcanized.targets import charsets
 from vulcanized.targets.charsets import BOUNDED, address, ip, milliseconds, port, refuser, weight
 
@@ -21,6 +32,7 @@ __all__ = [
     "app_key",
     "backend_id",
     "check_server",
+    "cookie_regex",
     "file",
     "health_path",
     "host",
@@ -36,13 +48,14 @@ __all__ = [
     "pinned_key",
     "port",
     "route_key",
+    "server_id",
+    "sticky",
     "weight",
 ]
 
 _URI: Final = re.compile(r"/[A-Za-z0-9/_.~%:@!$&*+,=?-]{0,1000}\Z")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9/_.:@+=,()\[\]* -]{0,500}\Z")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$&*+.^_|~-]{1,64}\Z")
-_COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ASKED: Final = r"([A-Za-z0-9][A-Za-z0-9._-]{0,252}+)"
 """A version in what a client sends: of one that no app can have nothing is looked up."""
 
@@ -56,7 +69,7 @@ _path = _word(charsets.PATH, "a path")
 _regex = _word(charsets.REGEX, "a regex of a path")
 _options = _word(_OPTIONS, "the options of a server")
 _header = _word(_HEADER, "a header that pins a client")
-_cookie = _word(_COOKIE, "a cookie that pins a client")
+_cookie = _word(charsets.COOKIE, "the name of a cookie")
 
 app_key = partial(charsets.app_key, name)
 """What an app is called in the maps: `namespace/name`."""
@@ -86,6 +99,26 @@ def route_key(route: Route) -> str:
 def host_of_regex(key: str) -> str:
     """The host in a `route_key` of a regex."""
     return re.sub(r"\\(.)", r"\1", key.removeprefix(BOUNDED)[1:].partition("(?:")[0])
+
+
+def sticky(wanted: Sticky) -> str:
+    """What the map of sticky apps has: the name of a cookie, and behind a colon its age if any."""
+    age = "" if wanted.max_age is None else f":{int(wanted.max_age)}"
+    return f"{_cookie(wanted.cookie)}{age}"
+
+
+def cookie_regex(value: str) -> str:
+    """The key in the map that finds the cookie of a `sticky` in its name, `;` and all cookies."""
+    return charsets.cookie_regex(_cookie(value.partition(":")[0]), "(")
+
+
+def server_id(server: str) -> int:
+    """A number for a consistent hash, the same in each process. Two servers seldom share one.
+
+    28 bits: HAProxy multiplies it by 16 in 32.
+    """
+    digest = hashlib.blake2b(server.encode(), digest_size=4).digest()
+    return int.from_bytes(digest) % (1 << 28) or 1
 
 
 def pin(of: Pin) -> str:

@@ -57,6 +57,7 @@ class Places(NamedTuple):
 
     hosts: str = "@hosts@"
     wildcards: str = "@wildcards@"
+    cookies: str = "@cookies@"
     pools: str = "@pools@"
     routes: str = "@routes@"
     apps: str = "@apps@"
@@ -295,6 +296,8 @@ class Config:
     ) -> tuple[str, tuple[tuple[int, AppId | None], ...]]:
         shapes = {app: block.part.shape for app, block in blocks.items()}
         hosts = sorted({route.host for shape in shapes.values() for route in shape.routes})
+        stickies = (block.part.desired.policies.sticky for block in blocks.values())
+        cookies = sorted({sticky.cookie for sticky in stickies if sticky is not None})
         places = Places()
         chunks: dict[str, list[_Chunk]] = {
             places.hosts: [
@@ -310,6 +313,7 @@ class Config:
                     if host.startswith("*.")
                 ),
             ],
+            places.cookies: [(f"    {words.client(cookie)}\n", None) for cookie in cookies],
             places.pools: [(block.pools, app) for app, block in blocks.items()],
             places.routes: list(_routes(shapes)),
             places.apps: [(block.choice, app) for app, block in blocks.items()],

@@ -50,6 +50,7 @@ _BALANCES: Final = {
     Balance.SOURCE: "hash $remote_addr consistent",
     Balance.URI: "hash $vulcanized_path consistent",
 }
+_BY_CLIENT: Final = "hash $vulcanized_client consistent"
 _BY_HASH: Final = frozenset({Balance.SOURCE, Balance.URI})
 
 
@@ -113,6 +114,7 @@ class AppView:
     too_large: str
     max_connections_server: int | None
     max_connections_app: int | None
+    sticky: bool
 
 
 def app_view(app: AppId, policies: Policies, *, tunnel: bool = False) -> AppView:
@@ -123,7 +125,7 @@ def app_view(app: AppId, policies: Policies, *, tunnel: bool = False) -> AppView
     return AppView(
         app=words.app_key(app),
         scheme="https" if policies.protocol is Protocol.HTTPS else "http",
-        balance=_BALANCES[policies.balance],
+        balance=_BALANCES[policies.balance] if policies.sticky is None else _BY_CLIENT,
         tunnel=tunnel,
         connect=words.milliseconds(timeouts.connect or DEFAULT_CONNECT),
         read=words.milliseconds((timeouts.tunnel or DEFAULT_TUNNEL) if tunnel else server),
@@ -132,6 +134,7 @@ def app_view(app: AppId, policies: Policies, *, tunnel: bool = False) -> AppView
         too_large="" if size is None else words.above(size),
         max_connections_server=policies.max_connections_server,
         max_connections_app=policies.max_connections_app,
+        sticky=policies.sticky is not None,
     )
 
 
@@ -184,8 +187,9 @@ def pools_of(desired: DesiredApp) -> dict[str, tuple[Server, ...]]:
 def pools_text(part: Part) -> str:
     """All pools of an app."""
     desired, shape = part.desired, part.shape
-    by_hash = desired.policies.balance in _BY_HASH
-    limited = desired.policies.max_connections_server is not None
+    policies = desired.policies
+    by_hash = policies.sticky is not None or policies.balance in _BY_HASH
+    limited = policies.max_connections_server is not None
     text = ""
     for version, servers in pools_of(desired).items():
         lines = "".join(_server_lines(servers, shape.options, by_hash=by_hash))
@@ -235,13 +239,20 @@ def choice_text(part: Part, flags: str) -> str:
     """The location in which a request of this app chooses its pool. `flags`: their directory."""
     desired = part.desired
     key = words.app_key(desired.app)
-    lines = [f'set $vulcanized_app "{key}";', *_choice(desired, flags)]
+    lines = [f'set $vulcanized_app "{key}";', *_sticky(desired.policies), *_choice(desired, flags)]
     if lines[-1].startswith("rewrite"):
         return _located(key, lines)
     if any('"";' in line for line in lines):
         lines.append(f'if ($vulcanized_pool = "") {{ rewrite ^ "{UNAVAILABLE}?" last; }}')
     lines.append(f'rewrite ^ "/:$vulcanized_way/{passing_digest(part.shape)}?" last;')
     return _located(key, lines)
+
+
+def _sticky(policies: Policies) -> Iterable[str]:
+    if policies.sticky is not None:
+        cookie, age = words.sticky(policies.sticky)
+        yield f'set $vulcanized_sticky "{cookie}";'
+        yield f'set $vulcanized_age "{age}";'
 
 
 def _choice(desired: DesiredApp, flags: str) -> Iterable[str]:

@@ -15,7 +15,17 @@ from functools import partial
 from typing import Final
 
 from vulcanized.errors import Rejected
-from vulcanized.model import ANY_VERSION, AppId, Endpoint, PathKind, Pin, PinKind, Route, Server
+from vulcanized.model import (
+    ANY_VERSION,
+    AppId,
+    Endpoint,
+    PathKind,
+    Pin,
+    PinKind,
+    Route,
+    Server,
+    Sticky,
+)
 from vulcanized.targets import charsets
 from vulcanized.targets.charsets import BOUNDED, address, ip, milliseconds, port, refuser, weight
 
@@ -25,6 +35,7 @@ __all__ = [
     "address",
     "app_key",
     "check_server",
+    "client",
     "file",
     "flag",
     "host",
@@ -38,6 +49,7 @@ __all__ = [
     "pinned",
     "pool_id",
     "port",
+    "sticky",
 ]
 
 GENERATION_HOST: Final = "vulcanized.invalid"
@@ -46,7 +58,6 @@ GENERATION_HOST: Final = "vulcanized.invalid"
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9/_.:=, -]{0,500}\Z")
 # What `$http_...` and a regex of cookies can name.
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
-_COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _LONGEST_FLAG: Final = 200
 
 _word = partial(refuser, proxy="nginx")
@@ -58,7 +69,7 @@ _path = _word(charsets.PATH, "a path")
 _regex = _word(charsets.REGEX, "a regex of a path")
 _options = _word(_OPTIONS, "the options of a server")
 _header = _word(_HEADER, "a header that pins a client: letters, digits and - only")
-_cookie = _word(_COOKIE, "a cookie that pins a client")
+_cookie = _word(charsets.COOKIE, "the name of a cookie")
 
 app_key = partial(charsets.app_key, name)
 """What an app is called: `namespace/name`."""
@@ -113,6 +124,18 @@ def pinned(pin: Pin, version: str) -> str:
         return f'$http_{variable} = "{name(version)}"'
     escaped = name(version).replace(".", "[.]")
     return f'$http_cookie ~ "(?:^|;) *{_cookie(pin.name)}={escaped} *(?:;|$)"'
+
+
+def client(cookie: str) -> str:
+    """The line of a map that finds a cookie's value in its name, `;` and all cookies."""
+    regex = charsets.cookie_regex(_cookie(cookie), "(?<vulcanized_cookie>")
+    return f'"~{regex}" $vulcanized_cookie;'
+
+
+def sticky(wanted: Sticky) -> tuple[str, str]:
+    """The name of a cookie, and what says in `Set-Cookie` how long it lives."""
+    age = "" if wanted.max_age is None else f"; Max-Age={int(wanted.max_age)}"
+    return _cookie(wanted.cookie), age
 
 
 def check_server(server: Server) -> None:

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.servers.controlplane import ControlPlane
+from tests.servers.etcd import Etcd
 from tests.servers.ports import free_port
 from tests.servers.process import ServerProcess
 from tests.servers.wait import eventually
@@ -24,6 +26,19 @@ from vulcanized.baseline import StoredBaseline
 PROGRAM = (sys.executable, "-m", "vulcanized")
 
 _NOT_YET = (OSError, http.client.HTTPException, ValueError)
+
+
+def sides_of(cluster: ControlPlane, etcd: Etcd, namespace: str, prefix: str) -> str:
+    """The sections of the settings for one namespace of a cluster and our keys in an etcd."""
+    return f"""
+[kubernetes]
+kubeconfig = "{cluster.kubeconfig}"
+namespaces = ["{namespace}"]
+
+[etcd]
+endpoints = ["{etcd.endpoint}"]
+prefix = "{prefix}"
+"""
 
 
 class Vulcanized:

@@ -7,13 +7,10 @@ it can neither hold threads nor memory: connections, time and sizes are bounded.
 from __future__ import annotations
 
 import json
-import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import structlog
@@ -21,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from vulcanized import __version__
 from vulcanized.errors import VulcanizedError
+from vulcanized.httpserver import BoundedServer, Handler
 from vulcanized.model import Endpoint
 
 log = structlog.get_logger(__name__)
@@ -73,11 +71,8 @@ class AdminServer:
 
     def __init__(self, listen: Endpoint, pages: Mapping[str, Page]) -> None:
         handler = type("Handler", (_Handler,), {"pages": dict(pages)})
-        family = socket.AF_INET6 if ":" in listen.address else socket.AF_INET
-        server_class = type("Server", (_Server,), {"address_family": family})
-        address = "0.0.0.0" if listen.address == "*" else listen.address  # noqa: S104 - asked for
         try:
-            self._server = server_class((address, listen.port), handler)
+            self._server = BoundedServer(listen, handler, MAX_CONNECTIONS)
         except OSError as error:
             raise AdminError(
                 f"admin.listen: cannot listen on {listen} ({error.strerror}): is another daemon "
@@ -92,7 +87,7 @@ class AdminServer:
     @property
     def port(self) -> int:
         """The port listened on; tells which one the system chose for port 0."""
-        return int(self._server.server_address[1])
+        return self._server.port
 
     def close(self) -> None:
         """Stop listening and end the thread."""
@@ -101,40 +96,10 @@ class AdminServer:
         self._thread.join(timeout=2.0)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
-    block_on_close = False
-
-    def __init__(self, *arguments: Any) -> None:
-        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(*arguments)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Hand the connection to a thread if there is room, else drop it."""
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One connection, in its thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news; a fault of ours is."""
-        log.debug("admin request failed", client=str(client_address), error=repr(sys.exception()))
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     pages: ClassVar[Mapping[str, Page]] = {}
     protocol_version = "HTTP/1.1"
     server_version = f"vulcanized/{__version__}"
-    sys_version = ""
     timeout = IDLE_SECONDS
 
     def do_GET(self) -> None:
@@ -163,6 +128,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - its name there
-        """Scrapes are not worth a line."""

@@ -175,6 +175,12 @@ class Locked(VulcanizedError):
         self.holder = holder
 
 
+class Unreadable(VulcanizedError):
+    """A key that only deployers write cannot be read: a person must look before they go on."""
+
+    exit_code = 5
+
+
 class NotFound(VulcanizedError):
     """The API server has no such object."""
 

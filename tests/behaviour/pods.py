@@ -25,15 +25,13 @@ import hashlib
 import itertools
 import json
 import ssl
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Self
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+from tests.servers.loopthread import LoopThread
 from tests.servers.ports import free_port
 
 _PIECE = 1 << 16
@@ -317,14 +315,13 @@ def bytes_of(count: int) -> bytes:
     return (block * (count // len(block) + 1))[:count]
 
 
-class Pods:
+class Pods(LoopThread):
     """Runs pods in a thread of its own; a context manager that ends them all."""
 
     _addresses = itertools.count(1)
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pods", daemon=True)
+        super().__init__("pods")
         self._running: set[Pod] = set()
 
     def start(
@@ -358,22 +355,6 @@ class Pods:
         self._running.discard(pod)
         self._run(pod.cut())
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(15)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         for pod in list(self._running):
             self.crash(pod)
-        self._run(asyncio.sleep(0.02))  # what was cut has still to be told of it
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import Vulcanized
-from tests.deployer.stage import TIMES, Stage
+from tests.deployer.stage import Stage, staged
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
-from tests.servers.fixtures import missing
+from tests.servers.fixtures import needs
 from tests.servers.nodeagent import NodeAgent
-from tests.servers.programs import ServerMissing, find_program
 
 
 @pytest.fixture
@@ -25,29 +23,6 @@ def stage(
     namespace: str,
 ) -> Iterator[Stage]:
     """Nothing is deployed yet; the daemon follows one namespace."""
-    try:
-        find_program("haproxy")
-        find_program("etcdctl")
-    except ServerMissing as reason:
-        missing(reason)
-    prefix = f"/of-{namespace}"
-    sides = f"""
-[kubernetes]
-kubeconfig = "{control_plane.kubeconfig}"
-namespaces = ["{namespace}"]
-
-[etcd]
-endpoints = ["{etcd_server.endpoint}"]
-prefix = "{prefix}"
-"""
-    config = tmp_path / "deployer.toml"
-    config.write_text(f'{sides}\n[deployer]\n{TIMES}\napp_settings = "{prefix}/config"\n')
-    with Vulcanized(tmp_path / "v", sides) as daemon:
-        daemon.start()
-        stage = Stage(
-            tmp_path, control_plane, node_agent, etcd_server, namespace, daemon, prefix, config
-        )
+    needs("haproxy", "etcdctl")
+    with staged(tmp_path, control_plane, node_agent, etcd_server, namespace) as stage:
         yield stage
-        for process in stage.running:
-            process.stop()
-    etcd_server.delete_prefix(prefix)

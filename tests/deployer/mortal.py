@@ -12,8 +12,9 @@ import signal
 import sys
 from typing import Any
 
-from vulcanized.deployer import cli, run
+from vulcanized.deployer import cli
 from vulcanized.deployer.store import Store
+from vulcanized.deployer.way import Way
 
 
 def die() -> None:
@@ -23,7 +24,7 @@ def die() -> None:
 def main() -> int:
     step, when = sys.argv[1:3]
     words = sys.argv[sys.argv.index("--") + 1 :]
-    way: Any = run._Way
+    way: Any = Way
     store: Any = Store
     save, begin = way._save, store.begin
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.daemons import Vulcanized
+from tests.daemons import Vulcanized, sides_of
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
 from tests.servers.nodeagent import NodeAgent
@@ -132,14 +134,14 @@ class Stage:
 
     # --- what is there ---
 
-    def controllers(self) -> dict[str, int]:
-        """The versions of all controllers, with the pods that they want."""
+    def controllers(self, app: str = "todo") -> dict[str, int]:
+        """The versions of all controllers of an app, with the pods that they want."""
         found = {}
         for group, plural in (
             ("/api/v1", "replicationcontrollers"),
             ("/apis/apps/v1", "replicasets"),
         ):
-            path = f"{group}/namespaces/{self.namespace}/{plural}"
+            path = f"{group}/namespaces/{self.namespace}/{plural}?labelSelector=app%3D{app}"
             for each in self.cluster.api.get(path)["items"]:
                 found[each["metadata"]["labels"]["version"]] = each["spec"]["replicas"]
         return found
@@ -163,7 +165,16 @@ class Stage:
         return self.key("active")
 
     def records(self) -> list[Json]:
-        return list(reversed(json.loads(self.run("history", self.app).out)))
+        """The records of all deployments, the oldest first, as they stand in etcd."""
+        found = self.etcd.list(f"{self.prefix}/deployments/{self.app}/")
+        return [json.loads(value) for _, value in sorted(found.items())]
+
+    def expire_lock(self, app: str = "todo") -> None:
+        """End the lease of a deployer that was killed now; etcd would some seconds later."""
+        key = f"{self.prefix}/locks/{self.namespace}/{app}".encode()
+        found = self.etcd.call("kv/range", {"key": base64.b64encode(key).decode()})
+        for each in found.get("kvs", ()):
+            self.etcd.call("lease/revoke", {"ID": each["lease"]})
 
     def settle(self) -> None:
         """Wait until the proxy has all that the daemon knows of in effect."""
@@ -175,6 +186,28 @@ class Stage:
             )
 
         eventually(settled, 10, "the proxy to be in step")
+
+
+@contextmanager
+def staged(
+    folder: Path,
+    cluster: ControlPlane,
+    nodes: NodeAgent,
+    etcd: Etcd,
+    namespace: str,
+) -> Iterator[Stage]:
+    """A stage on these servers, its daemon in step; nothing is deployed yet."""
+    prefix = f"/of-{namespace}"
+    sides = sides_of(cluster, etcd, namespace, prefix)
+    config = folder / "deployer.toml"
+    config.write_text(f'{sides}\n[deployer]\n{TIMES}\napp_settings = "{prefix}/config"\n')
+    with Vulcanized(folder / "v", sides) as daemon:
+        daemon.start()
+        stage = Stage(folder, cluster, nodes, etcd, namespace, daemon, prefix, config)
+        yield stage
+        for process in stage.running:
+            process.stop()
+    etcd.delete_prefix(prefix)
 
 
 def ended(code: int, text: str, out: str) -> Ended:

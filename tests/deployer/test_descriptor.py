@@ -162,7 +162,11 @@ def test_amdatus_wishes_become_ours() -> None:
         "useCompression": True,
         "useStickySessions": True,
         "tlsSecretName": "shop",
-        "additionHttpHeaders": [{"Header": "X-A", "Value": "b"}],
+        "additionHttpHeaders": [
+            {"Header": "x-a", "Value": "a"},
+            {"Header": "X-A", "Value": "b\\ c"},
+            {"header": "X-Age", "value": 1},
+        ],
         "healthCheckType": "probe",
         "environment": {"A": "b"},
     }
@@ -175,13 +179,16 @@ def test_amdatus_wishes_become_ours() -> None:
         "compression": True,
         "sticky": True,
         "tls": {"certificate": "shop"},
-        "response_headers": {"set": {"X-A": "b"}},
+        "response_headers": {"set": {"X-A": "b c", "X-Age": "1"}},
     }
     assert made.health is not None
     assert made.health.kind == "probe"
     assert made.descriptor.environment == {"A": "b"}
     ignored = read(json.dumps(AMDATU | {"ignoreHealthCheck": True}).encode(), "it")
     assert release(ignored).health is None
+    for headers in ("X-A: b", ["X-A: b"], [{"Header": "X-A"}], [{"X-A": 1}], {"X-A": "b"}):
+        with pytest.raises(DescriptorInvalid, match="additionHttpHeaders: must be a list of"):
+            read(json.dumps(AMDATU | {"additionHttpHeaders": headers}).encode(), "it")
     with pytest.raises(DescriptorInvalid, match="deploymentType"):
         read(json.dumps(AMDATU | {"deploymentType": "red"}).encode(), "it")
 

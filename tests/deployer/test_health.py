@@ -6,7 +6,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -163,9 +163,9 @@ def test_nobody_there() -> None:
 def test_through_the_api_server() -> None:
     class Proxy:
         def exchange(
-            self, method: str, path: str, *, seconds: float, most: int
+            self, method: str, path: str, *, more: Mapping[str, str], seconds: float, most: int
         ) -> tuple[int, bytes]:
-            assert (method, seconds) == ("GET", 5.0)
+            assert (method, seconds, more) == ("GET", 5.0, {"X-Asked-By": "tests"})
             assert path == "/api/v1/namespaces/default/pods/todo-1-x:8080/proxy/health"
             if not self.well:
                 raise Unreachable("no way")
@@ -174,7 +174,15 @@ def test_through_the_api_server() -> None:
         well = True
 
     proxy = Proxy()
-    health = Health("http", 8080, "/health", interval=0.0, successes=1, via="apiserver")
+    health = Health(
+        "http",
+        8080,
+        "/health",
+        headers=(("X-Asked-By", "tests"),),
+        interval=0.0,
+        successes=1,
+        via="apiserver",
+    )
     checker = Checker(proxy)
     eventually(lambda: checker.look("default", [(STATE, health)])[0], 10)
     proxy.well = False

@@ -15,7 +15,7 @@ from tests.deployer.world import (
     old_controller,
     record_of,
 )
-from vulcanized.deployer import plan
+from vulcanized.deployer import standing
 from vulcanized.deployer.words import Record, Stage, Status, Times
 
 replace = msgspec.structs.replace
@@ -238,7 +238,7 @@ def test_whatever_happens_no_traffic_is_lost_and_nothing_is_left_behind(
         assert "2" not in versions or world.meddle[1] == "2"
         assert versions - {"2"} == {c.version for c in before.controllers.values()}
     if world.activation and not record.person and world.meddle[0] < 0:
-        assert plan.versions_of(world.activation) <= versions
+        assert standing.versions_of(world.activation) <= versions
 
 
 def test_pods_that_are_not_there_are_not_switched_to() -> None:

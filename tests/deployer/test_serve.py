@@ -2,86 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.deployer.serving import OTHER, READER, WRITER, serving
 from tests.deployer.stage import Stage
 from tests.servers.nodeagent import Behaviour
-from tests.servers.ports import free_port
 from tests.servers.wait import eventually
 from vulcanized.deployer.tokens import Bucket, Tokens, parse
 from vulcanized.errors import SettingsError
 
 pytestmark = pytest.mark.timeout(180)
-
-WRITER, READER, OTHER = "w" * 24, "r" * 24, "o" * 24
-
-
-@dataclass
-class Service:
-    port: int
-    namespace: str
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        token: str = WRITER,
-        headers: dict[str, str] | None = None,
-        **query: str,
-    ) -> tuple[int, Any, str]:
-        """Status, document, and where it leads."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        asked = "&".join(f"{k}={v}" for k, v in {"namespace": self.namespace, **query}.items())
-        data = body if isinstance(body, bytes) else json.dumps(body).encode() if body else None
-        try:
-            given = {"Authorization": f"Bearer {token}"} if token else {}
-            connection.request(method, f"{path}?{asked}", data, {**given, **(headers or {})})
-            answer = connection.getresponse()
-            text = answer.read()
-            location = answer.headers.get("Location", "")
-            return answer.status, json.loads(text) if text else None, location
-        finally:
-            connection.close()
-
-    def events(self, id_: str) -> list[dict[str, Any]]:
-        """All that is said about a deployment, to its end."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        path = f"/deployments/{id_}/events?namespace={self.namespace}"
-        connection.request("GET", path, headers={"Authorization": f"Bearer {READER}"})
-        text = connection.getresponse().read().decode()
-        connection.close()
-        lines = [line for line in text.splitlines() if line.startswith("data: ")]
-        return [json.loads(line.removeprefix("data: ")) for line in lines]
-
-
-@contextmanager
-def serving(stage: Stage) -> Iterator[Service]:
-    tokens = stage.folder / "tokens"
-    tokens.write_text(
-        f"# who may\n{WRITER} {stage.namespace}\n{READER} {stage.namespace} read\n{OTHER} other\n"
-    )
-    tokens.chmod(0o600)
-    port = free_port()
-    more = f'\nlisten = "127.0.0.1:{port}"\ntokens = "{tokens}"\n'
-    if "tokens" not in stage.config.read_text():
-        stage.config.write_text(stage.config.read_text() + more)
-    process = stage.start("serve")
-    service = Service(port, stage.namespace)
-    process.wait_until(lambda: service.ask("GET", "/healthz", token="")[0] == 200, 30)
-    try:
-        yield service
-    finally:
-        process.stop()
 
 
 def test_a_deployment_over_http_from_the_descriptor_to_the_end(stage: Stage) -> None:
@@ -127,6 +59,8 @@ def test_who_may_not_is_refused_and_nobody_hurts_it(stage: Stage) -> None:
         assert ask("GET", "/deployments/", token="")[0] == 401
         assert ask("GET", "/deployments/", token="x" * 24)[0] == 401
         assert ask("GET", "/deployments/", token=OTHER)[0] == 403
+        status, answer, _ = ask("GET", "/deployments/", namespace="")
+        assert (status, "?namespace=" in answer["reason"]) == (400, True)
         assert ask("GET", "/deployments/", token=READER)[0] == 200
         assert ask("POST", "/deployments/", descriptor, token=READER)[0] == 403
         elsewhere = {**descriptor, "namespace": "other"}
@@ -144,10 +78,13 @@ def test_who_may_not_is_refused_and_nobody_hurts_it(stage: Stage) -> None:
         assert ask("GET", "/deployments/20260101T000000-00000000/")[0] == 404
         # The environment of the service is nobody's.
         own = {**descriptor, "environment": {"A": "${PATH}"}}
-        assert "${PATH}: no value" in ask("POST", "/deployments/", own)[1]["reason"]
+        reason = ask("POST", "/deployments/", own)[1]["reason"]
+        assert "${PATH}: no value: give ?set=NAME=VALUE" in reason
         secret = {**descriptor, "environment": {"PASSWORD": "geheim"}}
         place = ask("POST", "/descriptors/", secret)[2]
         assert "geheim" not in str(ask("GET", place.partition("?")[0])[1])
+        listed = [ask("GET", "/descriptors/", appname=app)[1] for app in ("todo", "other")]
+        assert [len(each) for each in listed] == [1, 0]
         strangers = [ask("GET", "/deployments/", token="")[0] for _ in range(40)]
         assert 429 in strangers
         eventually(lambda: ask("GET", "/deployments/")[0] == 200, 10)
@@ -161,6 +98,7 @@ def test_the_service_finishes_what_a_dead_deployer_left(stage: Stage) -> None:
         1, stage.namespace, {"app": "todo", "version": "2"}, state="Running"
     )
     process.kill()
+    stage.expire_lock()
     with serving(stage) as service:
         stage.nodes.set_ready(pod)
 
@@ -198,6 +136,8 @@ def test_tokens_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path)
     with pytest.raises(SettingsError) as caught:
         parse("short a\n" + "l" * 20 + "\n" + "l" * 20 + " a write\n", "tokens")
     assert len(caught.value.problems) == 3
+    with pytest.raises(SettingsError, match=r"none: cannot be read \(No such file.*chmod 600"):
+        Tokens(tmp_path / "none")
     with pytest.raises(SettingsError, match="holds no token"):
         parse("# nothing\n", "tokens")
 

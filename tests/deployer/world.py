@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import msgspec
 
-from vulcanized.deployer import plan
+from vulcanized.deployer import standing
+from vulcanized.deployer.cluster import LogTail
 from vulcanized.deployer.run import Deployer
 from vulcanized.deployer.store import Papers, Written
 from vulcanized.deployer.words import (
@@ -100,7 +101,7 @@ class World:
         return daemon.away[0] <= self.now < daemon.away[1]
 
     def take_over(self, daemon: Daemon) -> None:
-        named = plan.versions_of(self.activation)
+        named = standing.versions_of(self.activation)
         if not all(self.is_ready(version) for version in named):
             return  # held
         daemon.activation, daemon.revision = self.activation, self.revision
@@ -139,7 +140,7 @@ class World:
         """Every version that a request may reach by now."""
         found: set[str] = set()
         for text in [self.activation, *(daemon.activation for daemon in self.daemons)]:
-            found |= plan.versions_of(text)
+            found |= standing.versions_of(text)
         return found
 
     def problem(self, text: str) -> None:
@@ -184,7 +185,7 @@ class FakeStore:
         def change() -> None:
             if world.revision != step.expect:
                 raise Conflict("the activation is otherwise", ("active",))
-            named = plan.versions_of(step.text or "")
+            named = standing.versions_of(step.text or "")
             # What it shares the traffic with on the way had it all before.
             meant = {"switch": named & {record.new.version}, "put back": named}
             for version in meant.get(step.step, ()):
@@ -248,8 +249,8 @@ class FakeCluster:
     def events(self, namespace: str, uid: str) -> tuple[str, ...]:
         return ()
 
-    def log(self, namespace: str, pod: str) -> str:
-        return ""
+    def logs(self, namespace: str, pod: PodState, lines: int = 20) -> tuple[LogTail, ...]:
+        return ()
 
 
 class FakeChecks:

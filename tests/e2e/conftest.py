@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import Vulcanized
+from tests.daemons import Vulcanized, sides_of
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
-from tests.servers.fixtures import missing
+from tests.servers.fixtures import needs
 from tests.servers.nodeagent import AgentPod, NodeAgent
-from tests.servers.programs import ServerMissing, find_program
 from tests.servers.wait import eventually
 
 
@@ -77,21 +76,9 @@ def site(
     namespace: str,
 ) -> Iterator[Site]:
     """The daemon follows one namespace; nothing is there yet."""
-    try:
-        find_program("haproxy")
-        find_program("etcdctl")
-    except ServerMissing as reason:
-        missing(reason)
+    needs("haproxy", "etcdctl")
     prefix = f"/of-{namespace}"
-    sides = f"""
-[kubernetes]
-kubeconfig = "{control_plane.kubeconfig}"
-namespaces = ["{namespace}"]
-
-[etcd]
-endpoints = ["{etcd_server.endpoint}"]
-prefix = "{prefix}"
-"""
+    sides = sides_of(control_plane, etcd_server, namespace, prefix)
     with Vulcanized(tmp_path / "v", sides) as daemon:
         daemon.start()
         yield Site(control_plane, node_agent, etcd_server, namespace, daemon, prefix)

@@ -104,6 +104,8 @@ def test_a_new_version_beside_the_old_takes_over_by_one_put_without_a_failed_req
     site.cluster.api.post(path, replication_controller("todo", "blue", replicas=2))
     site.ready(2, "blue")
     site.activate("blue")
+    # Two keys by two watches: the activation may be there before the routes are.
+    eventually(lambda: site.app().get("routed"), 5, "the route")
     eventually(lambda: site.app().get("activation", {}).get("in_effect") == "blue", 5)
     site.settle()
     with Load(site.daemon.port, site.host) as load:

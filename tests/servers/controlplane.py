@@ -86,6 +86,7 @@ class ControlPlane:
         self.api = Api(self.url, self.ca, self.admin.token)
         key = signing_key(self.folder / "service-accounts.key")
         certificate = authority.issue("apiserver")
+        self.kubelet = authority.issue("kubelet")
         # Each is None where it was not asked for.
         self.apiserver = self._server(
             programs / "kube-apiserver",
@@ -95,6 +96,7 @@ class ControlPlane:
             f"--tls-cert-file={certificate.cert}",
             f"--tls-private-key-file={certificate.key}",
             f"--cert-dir={self.folder / 'tls'}",
+            f"--kubelet-certificate-authority={self.ca}",
             "--authorization-mode=RBAC",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--service-account-issuer=https://kubernetes.default.svc",

@@ -27,7 +27,7 @@ from tests.servers.build import KUBERNETES, VULCAND, ensure
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
 from tests.servers.nodeagent import NodeAgent
-from tests.servers.programs import ServerMissing
+from tests.servers.programs import ServerMissing, find_program
 from tests.servers.vulcand import Vulcand
 
 _BUILT = {
@@ -47,6 +47,15 @@ def missing(reason: ServerMissing | str) -> NoReturn:
     if servers_required():
         pytest.fail(f"a server that must be here is missing: {reason}", pytrace=False)
     pytest.skip(str(reason))
+
+
+def needs(*programs: str) -> None:
+    """Fail or skip the test, as `missing` does, unless all of these are on this machine."""
+    try:
+        for program in programs:
+            find_program(program)
+    except ServerMissing as reason:
+        missing(reason)
 
 
 class NewEtcd(Protocol):

@@ -27,6 +27,7 @@ from urllib.parse import quote
 import msgspec
 
 from tests.servers.asyncapi import AsyncApi, Broken
+from tests.servers.kubeletapi import KubeletApi, Logs
 from tests.servers.podserver import PodServer
 
 log = logging.getLogger("kubelets")
@@ -56,7 +57,10 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """`socket` is the name of an abstract Unix socket."""
+    """`socket` is the name of an abstract Unix socket; `cert` and `key` are the kubelets'.
+
+    `network`: pods get their addresses in `network`.0.0.0/8.
+    """
 
     port: int
     ca: str
@@ -64,6 +68,9 @@ class Config(msgspec.Struct, frozen=True):
     socket: str
     nodes: list[str]
     behaviour: Behaviour
+    cert: str
+    key: str
+    network: int = 127
 
 
 class AgentPod(msgspec.Struct, frozen=True):
@@ -163,9 +170,10 @@ class WatchLost(Exception):
 
 
 class Addresses:
-    """Loopback addresses, one after the other; none comes twice before 60,000 others."""
+    """Addresses of a /8, one after the other; none comes twice before 60,000 others."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: int) -> None:
+        self._network = network
         # Agents of several test processes start in different places; who meets a taken address
         # takes the next.
         self._next = random.randrange(1, 254) << 16
@@ -175,7 +183,7 @@ class Addresses:
         while self._next & 0xFF in {0, 255} or self._next >> 16 == 0:
             self._next = (self._next + 1) % (255 << 16)
         number = self._next
-        return f"127.{number >> 16}.{number >> 8 & 0xFF}.{number & 0xFF}"
+        return f"{self._network}.{number >> 16}.{number >> 8 & 0xFF}.{number & 0xFF}"
 
 
 class Pod:
@@ -206,6 +214,7 @@ class Pod:
         self.deletion_seen: float | None = None
         self.deletion_grace = 0.0
         self.deletion = asyncio.Event()
+        self.said: list[str] = []
         self.restarts = 0
         self._waiting = ("", "")
         self._started = _now()
@@ -236,6 +245,12 @@ class Pod:
             ready_sent=self.ready_sent,
             deletion_seen=self.deletion_seen,
         )
+
+    def logs(self) -> Logs:
+        """What its containers have said: each says what it sees of the pod."""
+        told = [f"version {self.version} listens at {self.address}", *self.said]
+        named = {c.name: [f"{c.name}: {line}" for line in told] for c in self.spec.containers}
+        return Logs(named, "" if self.address else self._waiting[0])
 
     def deleting(self, grace: int | None) -> None:
         """The API server says that this pod is to go, within `grace` seconds."""
@@ -385,7 +400,9 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.api = AsyncApi(config.port, config.ca, config.token)
-        self.addresses = Addresses()
+        self.addresses = Addresses(config.network)
+        self._kubelet = KubeletApi(config.cert, config.key, self._logs)
+        self._kubelet_port = 0
         self._nodes = frozenset(config.nodes)
         self._rules: list[tuple[dict[str, str], Behaviour]] = []
         self._pods: dict[str, Pod] = {}
@@ -404,6 +421,7 @@ class Agent:
 
     async def run(self) -> None:
         server = await asyncio.start_unix_server(self._serve, f"\0{self.config.socket}")
+        self._kubelet_port = await self._kubelet.start()
         async with server, asyncio.TaskGroup() as tasks:
             for node in self.config.nodes:
                 tasks.create_task(self._keep_node(node))
@@ -452,6 +470,9 @@ class Agent:
         await self.insist("POST", "/api/v1/nodes", _node(name))
         # A node is born with a taint that keeps pods away, for a controller to remove.
         await self.insist("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": None}})
+        # By itself: the node may be there, made by an agent that was killed.
+        at = {"daemonEndpoints": {"kubeletEndpoint": {"Port": self._kubelet_port}}}
+        await self.insist("PATCH", f"/api/v1/nodes/{name}/status", {"status": at})
         held = {"holderIdentity": name, "leaseDurationSeconds": 40}
         while True:
             renewed = {"spec": {**held, "renewTime": _now(micro=True)}}
@@ -467,6 +488,12 @@ class Agent:
                 renewal = False
             # The leases' namespace appears some moments after the API server.
             await asyncio.sleep(HEARTBEAT if renewal else 0.5)
+
+    def _logs(self, namespace: str, name: str) -> Logs | None:
+        for pod in self._pods.values():
+            if (pod.meta.namespace, pod.meta.name) == (namespace, name):
+                return pod.logs()
+        return None
 
     # Pods
 
@@ -588,7 +615,9 @@ class Agent:
         return {pod.meta.uid: at for pod, at in zip(held, sent, strict=True)}
 
     async def _health_command(self, command: dict[str, Any]) -> None:
-        self._find(command).server.healthy = command["healthy"]
+        pod = self._find(command)
+        pod.server.healthy = command["healthy"]
+        pod.said.append(f"healthy: {pod.server.healthy}")
 
     async def _crash_command(self, command: dict[str, Any]) -> None:
         await self._find(command).crash(command["told"])

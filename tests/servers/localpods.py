@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
-import threading
-from collections.abc import Coroutine
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.servers.loopthread import LoopThread
 from tests.servers.podserver import PodServer
 from tests.servers.ports import free_port
 
 
-class LocalPods:
+class LocalPods(LoopThread):
     """Serves pods from one thread; a context manager that ends them all."""
 
     _addresses = itertools.count(1)
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pods", daemon=True)
+        super().__init__("pods")
         self._pods: dict[str, tuple[PodServer, str, int]] = {}
 
     def start(self, name: str, version: str) -> tuple[str, int]:
@@ -92,25 +88,9 @@ class LocalPods:
             },
         }
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         for name in list(self._pods):
             self.stop(name)
-        self._run(asyncio.sleep(0.02))  # what was cut has still to be told of it
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
 
 
 class Files:

@@ -40,8 +40,9 @@ class AgentError(Exception):
 class NodeAgent:
     """A context manager that plays `nodes` nodes of a control plane, and runs their pods.
 
-    `behaviour` is what pods do by themselves unless `behave` says otherwise. Safe to command from
-    several threads. Moments are on `time.monotonic()`'s clock, which all processes share.
+    Pods listen in `network`.0.0.0/8, and have logs. `behaviour` is what they do by themselves
+    unless `behave` says otherwise. Safe to command from several threads. Moments are on
+    `time.monotonic()`'s clock, which all processes share.
     Every command raises `AgentError` if the agent refuses it, OSError if the agent does not answer.
 
     `process` can be paused (pods accept connections and never answer, nodes send no heartbeat) and
@@ -55,6 +56,7 @@ class NodeAgent:
         nodes: int = 2,
         behaviour: Behaviour | None = None,
         name: str = "node",
+        network: int = 127,
     ) -> None:
         self.nodes = tuple(f"{name}-{number}" for number in range(1, nodes + 1))
         self._folder = Path(tempfile.mkdtemp(prefix="node-agent-"))
@@ -67,6 +69,9 @@ class NodeAgent:
             socket=self._socket,
             nodes=list(self.nodes),
             behaviour=behaviour or Behaviour(),
+            cert=str(control_plane.kubelet.cert),
+            key=str(control_plane.kubelet.key),
+            network=network,
         )
         file = self._folder / "config.json"
         file.write_bytes(msgspec.json.encode(config))

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     import threading
 
     from vulcanized.deployer.descriptor import Draft, Lookup
-    from vulcanized.deployer.run import Deployer, Progress
+    from vulcanized.deployer.run import Deployer
     from vulcanized.deployer.store import Store
-    from vulcanized.deployer.words import Record
+    from vulcanized.deployer.way import Progress
+    from vulcanized.deployer.words import History, Record
     from vulcanized.model import AppId
     from vulcanized.settings import SettingsOfDeployer
 
@@ -241,9 +242,9 @@ def _each_app(
 
     app = app_id(options.app) if options.app else None
     with _deployer(options) as deployer:
-        apps = sorted({r.app_id for r in deployer.store.records(app) if wanted(r)})
-        worst = DEPLOYED
-        for each in apps:
+        history = deployer.store.history(app)
+        worst = _told(history)
+        for each in sorted({r.app_id for r in history.records if wanted(r)} - history.unknown):
             try:
                 ended = work(deployer, each)
             except Locked as error:
@@ -260,14 +261,14 @@ def _status(options: argparse.Namespace) -> int:
     from vulcanized.deployer.views import status_of
 
     with _deployer(options) as deployer:
-        records = deployer.store.records(app_id(options.app) if options.app else None)
-        apps = sorted(
-            {r.app_id for r in records} | ({app_id(options.app)} if options.app else set())
-        )
+        asked = app_id(options.app) if options.app else None
+        history = deployer.store.history(asked)
+        code = _told(history)
+        apps = sorted(history.apps | ({asked} if asked else set()))
         documents = [
             status_of(
                 app,
-                [r for r in records if r.app_id == app],
+                history.of(app),
                 deployer.store.activation(app).text.strip(),
                 deployer.cluster.controllers(app),
                 deployer.cluster.pods(app),
@@ -285,18 +286,25 @@ def _status(options: argparse.Namespace) -> int:
             for r in deployer.store.reports()
         ]
     _print({"apps": documents, "instances": reports})
-    return PERSON if any(app["needs_person"] for app in documents) else DEPLOYED
+    return PERSON if any(app["needs_person"] for app in documents) else code
 
 
 def _history(options: argparse.Namespace) -> int:
-    from vulcanized.deployer.progress import summary
     from vulcanized.deployer.store import app_id
+    from vulcanized.deployer.views import listed
 
     app = app_id(options.app)
     with _store(options) as store:
-        records = store.records(app)[-options.limit :]
-    _print([summary(record) for record in reversed(records)])
-    return DEPLOYED
+        history = store.history(app)
+    _print(listed(history, options.limit))
+    return _told(history)
+
+
+def _told(history: History) -> int:
+    """Say which records cannot be read: the exit code that follows from it."""
+    for each in history.unread:
+        _say(each.told)
+    return PERSON if history.unread else DEPLOYED
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -305,8 +313,9 @@ def _logs(options: argparse.Namespace) -> int:
 
     app = app_id(options.app)
     with _deployer(options) as deployer:
-        records = deployer.store.records(app)
-        chosen = [r for r in records if options.deployment in (None, r.id)]
+        history = deployer.store.history(app)
+        code = _told(history)
+        chosen = [r for r in history.records if options.deployment in (None, r.id)]
         if not chosen:
             raise NotPossible(f"{app} has no such deployment: see history")
         record = chosen[-1]
@@ -315,9 +324,14 @@ def _logs(options: argparse.Namespace) -> int:
         for pod in deployer.cluster.pods(app):
             if pod.version != record.version:
                 continue
-            for text in deployer.cluster.log(app.namespace, pod.name).splitlines():
-                print(json.dumps({"pod": pod.name, "log": text}))
-    return DEPLOYED
+            for tail in deployer.cluster.logs(app.namespace, pod):
+                place = {"pod": pod.name, "container": tail.container}
+                for text in tail.lines:
+                    print(json.dumps({**place, "log": text}))
+                if tail.error is not None:
+                    print(json.dumps({**place, "reason": str(tail.error)}))
+                    code = max(code, tail.error.exit_code) if tail.error.exit_code > 1 else code
+    return code
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -515,8 +529,8 @@ def _maker(
                 progress,
                 times,
                 own.lease,
-                own.instances,
                 stop=stop,
+                least_instances=own.instances,
             )
 
         try:
@@ -528,7 +542,8 @@ def _maker(
 def _serve(options: argparse.Namespace) -> int:
     import threading
 
-    from vulcanized.deployer.api import ApiServer, Feed, Service
+    from vulcanized.deployer.api import ApiServer
+    from vulcanized.deployer.service import Feed, Service
     from vulcanized.deployer.tokens import Tokens
 
     with _maker(options) as (make, settings):

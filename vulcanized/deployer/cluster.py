@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -32,6 +32,7 @@ from vulcanized.errors import (
     Refused,
     SettingsError,
     Unreachable,
+    VulcanizedError,
 )
 from vulcanized.listwatch import status_error
 from vulcanized.model import AppId
@@ -220,6 +221,14 @@ def _judged(what: str, status: int, body: bytes) -> bytes:
     raise Unreachable(said)
 
 
+class LogTail(NamedTuple):
+    """The last lines of a container's log, or why there are none."""
+
+    container: str
+    lines: tuple[str, ...]
+    error: VulcanizedError | None = None
+
+
 class Cluster:
     """The objects of apps, by the labels of the settings."""
 
@@ -261,6 +270,7 @@ class Cluster:
             pod = self._pods.lean(msgspec.json.decode(raw, type=WirePod))
             if pod is None or pod.finished:
                 continue
+            more = msgspec.json.decode(raw, type=_Pod)
             found.append(
                 PodState(
                     name=pod.name,
@@ -269,7 +279,8 @@ class Cluster:
                     ready=pod.ready,
                     terminating=pod.terminating,
                     ip=pod.ip,
-                    why="" if pod.ready else _why(msgspec.json.decode(raw, type=_Pod)),
+                    why="" if pod.ready else _why(more),
+                    containers=_containers(more.spec or _Spec()),
                 )
             )
         return tuple(sorted(found))
@@ -331,13 +342,18 @@ class Cluster:
         told = [f"{event.reason or ''}: {event.message or ''}" for event in items[:5]]
         return tuple(shown(line, "") for line in told)
 
-    def log(self, namespace: str, pod: str, container: str = "", lines: int = 20) -> str:
-        """The last lines of a pod's log; may hold anything, so it is shown and never kept."""
+    def logs(self, namespace: str, pod: PodState, lines: int = 20) -> Iterator[LogTail]:
+        """The ends of a pod's logs; they may hold anything, so they are shown and never kept."""
+        path = f"{_path('Pod', namespace, pod.name)}/log"
         query = [("tailLines", str(lines)), ("limitBytes", str(1 << 16))]
-        if container:
-            query.append(("container", container))
-        path = f"{_path('Pod', namespace, pod)}/log"
-        return self.api.request("GET", path, query, most=1 << 17).decode(errors="replace")
+        for container in pod.containers:
+            asked = [*query, ("container", container)]
+            try:
+                text = self.api.request("GET", path, asked, most=1 << 17)
+            except VulcanizedError as error:
+                yield LogTail(container, (), error)
+            else:
+                yield LogTail(container, tuple(text.decode(errors="replace").splitlines()))
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:
@@ -417,7 +433,13 @@ class _Status(msgspec.Struct, rename="camel"):
     container_statuses: list[_Container] | None = None
 
 
+class _Spec(msgspec.Struct, rename="camel"):
+    init_containers: list[_Container] | None = None
+    containers: list[_Container] | None = None
+
+
 class _Pod(msgspec.Struct):
+    spec: _Spec | None = None
     status: _Status | None = None
 
 
@@ -429,6 +451,11 @@ class _Event(msgspec.Struct, rename="camel"):
 
 class _Events(msgspec.Struct):
     items: list[_Event] | None = None
+
+
+def _containers(spec: _Spec) -> tuple[str, ...]:
+    listed = (*(spec.init_containers or ()), *(spec.containers or ()))
+    return tuple(each.name for each in listed if each.name)
 
 
 def _why(pod: _Pod) -> str:

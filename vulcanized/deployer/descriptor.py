@@ -27,6 +27,7 @@ from vulcanized.appconfig import AppConfig, parse_app_config
 from vulcanized.appfaults import explain, in_one_line, shown, worded
 from vulcanized.appstrings import Duration, ExactPath, PortNumber, Version
 from vulcanized.appstrings import Status as StatusRange
+from vulcanized.deployer.amdatu import translated
 from vulcanized.deployer.words import Health, Stage, Times, as_json
 from vulcanized.errors import DescriptorInvalid, Invalid
 from vulcanized.manifests import load_documents
@@ -41,6 +42,7 @@ DEPLOYMENT_ANNOTATION: Final = "vulcanized.io/deployment"
 HEALTH_ANNOTATION: Final = "vulcanized.io/health"
 HOSTNAME: Final = "kubernetes.io/hostname"
 HIDDEN: Final = "***"
+REMEDY: Final = "give --set NAME=VALUE, --values FILE or an environment variable"
 
 _COMMAND = "vulcanized-deployer schema"
 _MOST_NODES = 20_000
@@ -257,13 +259,14 @@ class Draft(NamedTuple):
 
     raw: Json
     where: str
+    remedy: str
 
     def identity(self, values: Lookup) -> Identity:
         """App and version. Raises `DescriptorInvalid`."""
         part = {key: self.raw[key] for key in ("app", "namespace", "version") if key in self.raw}
         unresolved: set[str] = set()
         part = _filled(part, values, unresolved)
-        _all_resolved(unresolved, self.where)
+        self._all_resolved(unresolved)
         stub = {"containers": [{"name": "app"}]}
         found = _checked({**part, "podspec": stub}, self.where)
         return Identity(AppId(found.namespace, found.app), found.version)
@@ -290,7 +293,7 @@ class Draft(NamedTuple):
             return own.get(name) or values(name)
 
         raw = _filled({**self.raw, "version": version}, look_up, unresolved)
-        _all_resolved(unresolved, self.where)
+        self._all_resolved(unresolved)
         descriptor = _checked(raw, self.where)
         if descriptor.version == NEXT_VERSION:
             raise DescriptorInvalid(self.where, "version: has no number yet")
@@ -316,15 +319,21 @@ class Draft(NamedTuple):
             times=_times(descriptor, times),
         )
 
+    def _all_resolved(self, unresolved: set[str]) -> None:
+        if unresolved:
+            names = in_one_line(f"${{{name}}}" for name in sorted(unresolved))
+            raise DescriptorInvalid(self.where, f"{names}: no value: {self.remedy}")
+
     def redacted(self) -> str:
         """The descriptor as it may be kept and shown: JSON, names not filled in, no secrets."""
         return json.dumps(redacted(self.raw))
 
 
-def read(content: bytes, where: str) -> Draft:
+def read(content: bytes, where: str, remedy: str = REMEDY) -> Draft:
     """Read a descriptor of either form: JSON or YAML, one document.
 
-    Amdatu's is told by its `appName`. Raises `DescriptorInvalid`.
+    Amdatu's is told by its `appName`. `remedy`: what to do about a `${name}` without a value.
+    Raises `DescriptorInvalid`.
     """
     if len(content) > MAX_BYTES:
         raise DescriptorInvalid(where, f"larger than {MAX_BYTES >> 20} MiB: shorten it")
@@ -340,8 +349,8 @@ def read(content: bytes, where: str) -> Draft:
     _bounded(raw, where)
     lowered = {str(key).lower(): value for key, value in raw.items()}
     if "appname" in lowered and "app" not in raw:
-        raw = _from_amdatu(lowered, where)
-    return Draft({str(key): value for key, value in raw.items()}, where)
+        raw = translated(lowered, where)
+    return Draft({str(key): value for key, value in raw.items()}, where, remedy)
 
 
 def _bounded(raw: object, where: str) -> None:
@@ -371,15 +380,6 @@ def _checked(raw: Json, where: str) -> Descriptor:
         return Descriptor.model_validate(raw)
     except ValidationError as error:
         raise DescriptorInvalid(where, explain(error, Descriptor, "", _COMMAND)) from None
-
-
-def _all_resolved(unresolved: set[str], where: str) -> None:
-    if unresolved:
-        names = in_one_line(f"${{{name}}}" for name in sorted(unresolved))
-        raise DescriptorInvalid(
-            where,
-            f"{names}: no value: give --set NAME=VALUE, --values FILE or an environment variable",
-        )
 
 
 def _filled(value: Any, values: Lookup, unresolved: set[str]) -> Any:
@@ -423,75 +423,6 @@ def _times(descriptor: Descriptor, usual: Times) -> Times:
         "keep": descriptor.keep_previous,
     }
     return msgspec.structs.replace(usual, **{k: v for k, v in own.items() if v is not None})
-
-
-# --- Amdatu ------------------------------------------------------------------------------------
-
-
-def _from_amdatu(old: Json, where: str) -> Json:
-    """The same wishes in our form. Keys come in lower case; what it does not know, it ignores."""
-    kind = old.get("deploymenttype") or "blue-green"
-    if kind != "blue-green":
-        raise DescriptorInvalid(where, f"deploymentType: {shown(kind)} is not known: blue-green is")
-    name = old.get("appname")
-    if not isinstance(name, str):
-        raise DescriptorInvalid(where, "appName: must be a text in quotes")
-    new: Json = {
-        "app": re.sub(r"[._]", "-", name.lower()),
-        "namespace": old.get("namespace") or "default",
-        "version": old.get("newversion") or NEXT_VERSION,
-        "replicas": 1 if old.get("replicas") is None else old["replicas"],
-        "podspec": _amdatu_podspec(old.get("podspec"), where),
-        "config": _amdatu_config(old),
-    }
-    if old.get("usehealthcheck") and not old.get("ignorehealthcheck"):
-        simple = old.get("healthchecktype") == "simple"
-        new["health"] = {
-            "type": "http" if simple else "probe",
-            "path": "/" + str(old.get("healthcheckpath") or "").lstrip("/"),
-            "port": old.get("healthcheckport") or None,
-        }
-    if isinstance(old.get("environment"), dict):
-        new["environment"] = old["environment"]
-    return new
-
-
-def _amdatu_podspec(podspec: Any, where: str) -> Json:
-    containers = podspec.get("containers") if isinstance(podspec, dict) else None
-    if not isinstance(containers, list):
-        raise DescriptorInvalid(where, "podspec: must be an object with containers")
-    pulled = [
-        {"imagePullPolicy": "Always", **each} if isinstance(each, dict) else each
-        for each in containers
-    ]
-    usual = {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"}
-    return {**usual, **podspec, "containers": pulled}
-
-
-def _amdatu_config(old: Json) -> Json | None:
-    frontend = old.get("frontend")
-    if not frontend:
-        return None
-    config: Json = {"hosts": [frontend]}
-    if old.get("redirectwww"):
-        config["redirect_www"] = True
-    if old.get("usecompression"):
-        config["compression"] = True
-    if old.get("usestickysessions"):
-        config["sticky"] = True
-    if old.get("tlssecretname"):
-        config["tls"] = {"certificate": old["tlssecretname"]}
-    headers = old.get("additionhttpheaders") or []
-    if isinstance(headers, list):
-        pairs = [
-            {str(k).lower(): v for k, v in each.items()}
-            for each in headers
-            if isinstance(each, dict)
-        ]
-        if pairs:
-            added = {str(pair.get("header")): pair.get("value") for pair in pairs}
-            config["response_headers"] = {"set": added}
-    return config
 
 
 # --- what is made of it ------------------------------------------------------------------------

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import quote
 
+import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError
 
@@ -24,7 +26,7 @@ from vulcanized.cutter import Cutter, cut_late, live_socket
 from vulcanized.deployer.words import Health, PodState
 from vulcanized.errors import SourceError
 from vulcanized.model import Endpoint
-from vulcanized.objects import shown
+from vulcanized.objects import WRONG, shown
 
 AT_ONCE: Final = 16
 """Pods that are asked at one time."""
@@ -36,7 +38,7 @@ class PodProxy(Protocol):
     """The API server as a way to a pod."""
 
     def exchange(
-        self, method: str, path: str, *, seconds: float, most: int
+        self, method: str, path: str, *, more: Mapping[str, str], seconds: float, most: int
     ) -> tuple[int, bytes]: ...
 
 
@@ -164,7 +166,27 @@ def _connect(pod: PodState, health: Health) -> None:
 def _through(proxy: PodProxy, namespace: str, pod: PodState, health: Health) -> tuple[int, bytes]:
     place = f"{quote(pod.name, safe='')}:{health.port}"
     path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{place}/proxy{health.path}"
-    return proxy.exchange(health.method, path, seconds=health.timeout, most=_MOST_BYTES)
+    status, body = proxy.exchange(
+        health.method, path, more=dict(health.headers), seconds=health.timeout, most=_MOST_BYTES
+    )
+    if status >= HTTPStatus.BAD_REQUEST and (said := _said_by_api_server(body)):
+        raise Unhealthy(f"was not asked, the API server answers {status}: {said}")
+    return status, body
+
+
+def _said_by_api_server(body: bytes) -> str:
+    """Why the API server itself did not lead to the pod; "" where the answer is the pod's."""
+    try:
+        found = msgspec.json.decode(body, type=_ApiStatus)
+    except WRONG:
+        return ""
+    return shown(found.message, "") if (found.kind, found.api_version) == ("Status", "v1") else ""
+
+
+class _ApiStatus(msgspec.Struct, rename="camel"):
+    kind: str = ""
+    api_version: str = ""
+    message: str = ""
 
 
 def judge(health: Health, status: int, body: bytes) -> None:

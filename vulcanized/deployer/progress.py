@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from vulcanized.deployer import plan
+from vulcanized.deployer import standing
 from vulcanized.deployer.words import (
     AnyStep,
     Create,
@@ -75,7 +75,7 @@ def line_of(record: Record, seen: Seen, reports: Sequence[Report], step: AnyStep
     }
     match step:
         case Wait():
-            line |= {"waiting": step.why, "until": _time(step.until)}
+            line |= {"waiting": step.why, "until": moment(step.until)}
             line["pods"] = f"{len(seen.ready(new))}/{len(seen.of(new))}"
             line["instances"] = len(reports)
         case Scale():
@@ -103,19 +103,25 @@ def summary(record: Record) -> Json:
         "status": record.status.value,
         "reason": record.reason,
         "needs_person": record.person,
-        "previous": plan.before(record),
-        "created": _time(record.created),
-        "modified": _time(record.modified),
-        "kept_until": _time(record.dispose_at) if record.keeps else None,
+        "previous": standing.before(record),
+        "created": moment(record.created),
+        "modified": moment(record.modified),
+        "kept_until": moment(record.dispose_at) if record.keeps else None,
         "by": record.by,
     }
 
 
-def _time(when: float | None) -> str | None:
+def moment(when: float | None) -> str | None:
+    """A time as it is shown: UTC, with milliseconds."""
     if when is None:
         return None
-    moment = dt.datetime.fromtimestamp(when, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    time = dt.datetime.fromtimestamp(when, dt.UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_news(line: Json, last: Json) -> bool:
+    """Whether a line says something else than the last one; the time it is waited to is nothing."""
+    return {**line, "until": None} != {**last, "until": None}
 
 
 class JsonLines:
@@ -129,7 +135,7 @@ class JsonLines:
     def step(self, record: Record, seen: Seen, reports: Sequence[Report], step: AnyStep) -> None:
         """What is done or waited for now."""
         line = line_of(record, seen, reports, step)
-        if line != self._last:
+        if is_news(line, self._last):
             self._last, self._last_trouble = line, ""
             self._write(line)
 
@@ -183,7 +189,7 @@ class LiveTable:
         table = Table.grid(padding=(0, 2))
         for version in sorted({pod.version for pod in seen.pods}):
             pods = seen.of(version)
-            active = version in plan.versions_of(seen.activation)
+            active = version in standing.versions_of(seen.activation)
             table.add_row(
                 f"version {printable(version)}",
                 f"{len(seen.ready(version))}/{len(pods)} pods ready",

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vulcanized.deployer.descriptor import app_settings, environment_of
-from vulcanized.deployer.words import Record, Report, Switch, encode
-from vulcanized.errors import Conflict, Invalid, LeaseLost, Locked
+from vulcanized.deployer.words import History, Record, Report, Switch, Unread, encode
+from vulcanized.errors import Conflict, Invalid, LeaseLost, Locked, NotPossible, Unreadable
 from vulcanized.etcd import (
     Compare,
     Delete,
@@ -149,34 +149,59 @@ class Store:
         self._transact(held, [held.fence], [Put(key, encode(record))])
 
     def _forget(self, app: AppId, held: Held) -> None:
-        over = [r for r in self.records(app) if not r.under_way and not r.keeps]
+        over = [r for r in self.history(app).records if not r.under_way and not r.keeps]
         for record in over[: max(0, len(over) - KEPT)]:
             self.delete_record(record, held)
 
     def record(self, app: AppId, id_: str) -> Record | None:
-        """One record, None if there is none. Raises `Invalid` where it cannot be read."""
+        """One record, None if there is none. Raises `Unreadable`."""
         found = self._client.get(self.key("deployments", app, id_), self._stop)
-        return _decoded(found) if found is not None else None
+        if found is None:
+            return None
+        record = self._read(found)
+        if isinstance(record, Unread):
+            raise Unreadable(record.told)
+        return record
 
-    def records(self, app: AppId | None = None) -> list[Record]:
-        """All records, or those of an app, the oldest first; what cannot be read is left out."""
+    def records(self, app: AppId) -> tuple[Record, ...]:
+        """The records of an app, the oldest first.
+
+        Raises `Unreadable` if there is one that is not to be read: whoever acts must know all.
+        """
+        found = self.history(app)
+        if found.unread:
+            raise Unreadable(found.unread[0].told)
+        return found.records
+
+    def history(self, app: AppId | None = None, namespace: str = "") -> History:
+        """What there is to read of one app, of a namespace, or of all."""
         prefix = f"{self._prefix}/deployments/"
-        prefix = f"{self.key('deployments', app)}/" if app is not None else prefix
-        found = []
-        for item in self._client.list_prefix(prefix, stop=self._stop).items:
-            try:
-                record = _decoded(item)
-                # A record under another's key would have us act on the wrong app.
-                if item.key == self.key("deployments", record.app_id, record.id):
-                    found.append(record)
-            except Invalid:
-                continue
-        return sorted(found, key=lambda record: (record.app_id, record.id))
+        if app is not None:
+            prefix = f"{self.key('deployments', app)}/"
+        elif namespace:
+            prefix += f"{checked(AppId(namespace, 'any')).namespace}/"
+        items = self._client.list_prefix(prefix, stop=self._stop).items
+        read = [self._read(item) for item in items]
+        records = (each for each in read if isinstance(each, Record))
+        return History(
+            tuple(sorted(records, key=lambda record: (record.app_id, record.id))),
+            tuple(each for each in read if isinstance(each, Unread)),
+        )
 
-    def records_in(self, namespace: str) -> list[Record]:
-        """All records of a namespace, the oldest first."""
-        checked(AppId(namespace, "any"))
-        return [record for record in self.records() if record.namespace == namespace]
+    def _read(self, item: KeyValue) -> Record | Unread:
+        owner, _, id_ = item.key.removeprefix(f"{self._prefix}/deployments/").rpartition("/")
+        namespace, _, name = owner.partition("/")
+        app = AppId(namespace, name) if _NAMESPACE(namespace) and _APP(name) else None
+        try:
+            record = _record.decode(item.value)
+        except WRONG as error:
+            return Unread(item.key, app, id_, shown(str(error), ""))
+        if (record.app_id, record.id) != (app, id_) or not _ID(id_):
+            # Acting on it would be acting on another app.
+            return Unread(item.key, app, id_, "it is about something else than its key")
+        if record.moves and not record.stages:
+            return Unread(item.key, app, id_, "it leads nowhere")
+        return record
 
     def delete_record(self, record: Record, held: Held) -> None:
         """Forget a deployment that is over."""
@@ -195,7 +220,11 @@ class Store:
         try:
             return msgspec.json.decode(found.value, type=Papers)
         except WRONG as error:
-            raise Invalid(found.key, f"cannot be read: {shown(str(error), '')}") from None
+            raise Unreadable(
+                f"{found.key} cannot be read ({shown(str(error), '')}): it holds the app config "
+                "that is to be put back should the deployment be undone; delete it to go on "
+                f"without (etcdctl del {found.key})"
+            ) from None
 
     # --- descriptors that stand for themselves ---
 
@@ -227,12 +256,34 @@ class Store:
     # --- versions ---
 
     def next_version(self, app: AppId, taken: Iterable[str]) -> tuple[str, Written]:
-        """The number after all that were ever given or are `taken`, and what to write for it."""
-        last = self.read(self.key("versions", app))
-        versions = [last.text, *taken, *(record.version for record in self.records(app))]
+        """The number after all that were ever given or are `taken`, and what to write for it.
+
+        Raises `Unreadable`, and `NotPossible` after the last number.
+        """
+        number, revision = self._last_number(app)
+        versions = [*taken, *(record.version for record in self.records(app))]
         numbers = [int(version) for version in versions if _NUMBER(version)]
-        number = str(max(numbers, default=0) + 1)
-        return number, Written(number, last.revision)
+        following = str(max([number, *numbers]) + 1)
+        if not _NUMBER(following):
+            raise NotPossible(f"{app} has used up all numbers: name a version")
+        return following, Written(following, revision)
+
+    def counted(self, app: AppId, version: str) -> Written | None:
+        """What to write so that a version that was named is never counted up to; None: nothing."""
+        if not _NUMBER(version):
+            return None
+        number, revision = self._last_number(app)
+        return Written(str(int(version)), revision) if int(version) > number else None
+
+    def _last_number(self, app: AppId) -> tuple[int, int]:
+        key = self.key("versions", app)
+        last = self.read(key)
+        if last.revision and not _NUMBER(last.text.strip()):
+            raise Unreadable(
+                f"{key} holds {shown(last.text)} and not the last version number of {app}: write "
+                f"the highest that it ever had (etcdctl put {key} NUMBER)"
+            )
+        return int(last.text or 0), last.revision
 
     # --- activation and config ---
 
@@ -333,14 +384,3 @@ class Store:
             if held.fence.key in error.keys:
                 raise LeaseLost(f"the lock is lost, another may have it by now: {error}") from error
             raise
-
-
-def _decoded(item: KeyValue) -> Record:
-    try:
-        record = _record.decode(item.value)
-    except WRONG as error:
-        raise Invalid(item.key, f"cannot be read: {shown(str(error), '')}") from None
-    checked(record.app_id)
-    if record.moves and not record.stages:
-        raise Invalid(item.key, "cannot be read: it leads nowhere")
-    return record

@@ -80,7 +80,9 @@ class Tokens:
                 raise SettingsError(str(self._path), ("others may read it: chmod 600",))
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(str(self._path), (f"cannot be read: {error}",)) from error
+            why = error.strerror if isinstance(error, OSError) else error.reason
+            problem = f"cannot be read ({why}): write TOKEN NAMESPACE,... a line, and chmod 600"
+            raise SettingsError(str(self._path), (problem,)) from error
         self._grants, self._seen = parse(text, str(self._path)), seen
 
     def grant(self, header: str) -> Grant | None:

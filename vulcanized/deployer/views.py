@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vulcanized.deployer import plan
-from vulcanized.deployer.progress import summary, words
-from vulcanized.deployer.words import ControllerState, PodState, Record
+from vulcanized.deployer import standing
+from vulcanized.deployer.progress import moment, summary, words
+from vulcanized.deployer.words import ControllerState, History, PodState, Record, Unread
 from vulcanized.model import AppId
 
 Json = dict[str, Any]
@@ -15,14 +15,14 @@ Json = dict[str, Any]
 
 def status_of(
     app: AppId,
-    records: Sequence[Record],
+    history: History,
     activation: str,
     controllers: Iterable[ControllerState],
     pods: Sequence[PodState],
 ) -> Json:
     """One app: its activation, its versions, and its newest deployment."""
-    named = plan.versions_of(activation)
-    newest = records[-1] if records else None
+    named = standing.versions_of(activation)
+    newest = history.records[-1] if history.records else None
     return {
         "app": str(app),
         "activation": activation,
@@ -42,8 +42,27 @@ def status_of(
             for each in controllers
         ],
         "deployment": summary(newest) if newest is not None else None,
-        "needs_person": bool(newest is not None and newest.person),
+        "unreadable": [summary_of_unread(each) for each in history.unread],
+        "needs_person": bool(history.unread or (newest is not None and newest.person)),
     }
+
+
+def summary_of_unread(each: Unread) -> Json:
+    """What stands in a list in place of a deployment that cannot be read."""
+    return {
+        "deployment": each.id,
+        "app": str(each.app or ""),
+        "status": "UNREADABLE",
+        "reason": each.told,
+        "needs_person": True,
+        "key": each.key,
+    }
+
+
+def listed(history: History, most: int) -> list[Json]:
+    """The newest deployments first; what cannot be read is left out of no list."""
+    found = [summary(record) for record in reversed(history.records)][:most]
+    return [*(summary_of_unread(each) for each in history.unread), *found]
 
 
 def journal_of(record: Record) -> list[Json]:
@@ -53,7 +72,7 @@ def journal_of(record: Record) -> list[Json]:
             "step": entry.step,
             "stage": entry.stage,
             "message": words(entry.step),
-            "began": entry.began,
+            "began": moment(entry.began),
             "seconds": round(entry.ended - entry.began, 3) if entry.ended is not None else None,
         }
         for entry in record.journal

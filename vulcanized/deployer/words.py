@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -182,8 +182,52 @@ class Record(msgspec.Struct, frozen=True):
         return entry is not None and entry.ended is not None
 
 
+class Unread(NamedTuple):
+    """A key among the records that holds none; `app` and `id` are what the key says.
+
+    Nobody knows whether a deployment is under way there.
+    """
+
+    key: str
+    app: AppId | None
+    id: str
+    why: str
+
+    @property
+    def told(self) -> str:
+        """What it means, and what to do."""
+        return (
+            f"{self.key} cannot be read ({self.why}): a deployment of {self.app or 'an app'} may "
+            "be under way there, and nothing of that app is changed. Try the newest "
+            "vulcanized-deployer; else see with `status` what is there, then take the key away: "
+            f"etcdctl del {self.key} (pods and activation stay, and no number comes twice)"
+        )
+
+
+class History(NamedTuple):
+    """The deployments, the oldest first, and what is among them that cannot be read."""
+
+    records: tuple[Record, ...]
+    unread: tuple[Unread, ...]
+
+    @property
+    def apps(self) -> set[AppId]:
+        """The apps that it is about."""
+        return {record.app_id for record in self.records} | self.unknown
+
+    @property
+    def unknown(self) -> set[AppId]:
+        """The apps of which nobody knows whether a deployment is under way."""
+        return {each.app for each in self.unread if each.app is not None}
+
+    def of(self, app: AppId) -> History:
+        """Those of one app."""
+        records = (each for each in self.records if each.app_id == app)
+        return History(tuple(records), tuple(e for e in self.unread if e.app == app))
+
+
 class PodState(msgspec.Struct, frozen=True, order=True):
-    """A pod. `why`: what keeps it from being ready, for people."""
+    """A pod. `why`: what keeps it from being ready, for people. `containers`: all of them."""
 
     name: str
     uid: str
@@ -192,6 +236,7 @@ class PodState(msgspec.Struct, frozen=True, order=True):
     terminating: bool = False
     ip: str = ""
     why: str = ""
+    containers: tuple[str, ...] = ()
 
 
 class ControllerState(msgspec.Struct, frozen=True, order=True):

@@ -25,6 +25,7 @@ from vulcanized.model import (
     Applied,
     Document,
     Endpoint,
+    OldWorkers,
     Outcome,
     Problem,
     Remembered,
@@ -33,7 +34,7 @@ from vulcanized.model import (
     Standing,
 )
 from vulcanized.reconciler import Snapshot
-from vulcanized.status import standing_in_words, status_document, target_document
+from vulcanized.status import notice_of, standing_in_words, status_document, target_document
 from vulcanized.statuspage import status_page
 from vulcanized.statustable import print_status
 from vulcanized.targets.runner import RunnerState
@@ -112,6 +113,15 @@ def test_status_tells_versions_servers_activation_and_problems() -> None:
         (Standing(False, "infra-2"), "waits behind infra-2"),
         (Standing(False), "nobody leads"),
         (Standing(True, "infra-1", 3, "nothing answers"), "leads, unproven: nothing answers"),
+        (Standing(old_workers=OldWorkers()), ""),
+        (
+            Standing(old_workers=OldWorkers(1, 4711, 59.4)),
+            "1 old worker, the oldest (4711) for 59 s",
+        ),
+        (
+            Standing(old_workers=OldWorkers(12, 4711, 3725.0)),
+            "12 old workers, the oldest (4711) for 1 h 2 min",
+        ),
     ],
 )
 def test_who_leads_and_what_is_proven_is_told(standing: Standing, words: str) -> None:
@@ -122,6 +132,11 @@ def test_who_leads_and_what_is_proven_is_told(standing: Standing, words: str) ->
     assert document["leading"] == standing.leading
     assert document["proven"] == standing.proven
     assert standing_in_words(document) == words
+
+
+def test_a_daemon_that_says_nothing_of_old_workers_is_no_fault() -> None:
+    assert standing_in_words({}) == ""
+    assert notice_of({}) == notice_of({"old_workers": None}) == ""
 
 
 def test_pages_escape_what_comes_from_hostile_places() -> None:

@@ -180,6 +180,23 @@ def test_the_drop_in_for_debians_haproxy_verifies(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+def test_the_drop_in_for_debians_nginx_verifies_and_erodes_little(tmp_path: Path) -> None:
+    text = (ROOT / "systemd/vulcanized.service").read_text()
+    unit = tmp_path / "vulcanized.service"
+    unit.write_text(text.replace("/usr/local/bin/vulcanized", sys.executable))
+    shutil.copytree(ROOT / "systemd/vulcanized.service.d", tmp_path / "vulcanized.service.d")
+    debian = Path("/lib/systemd/system/nginx.service")
+    if debian.exists():
+        # Which ours is to be started after.
+        shutil.copy(debian, tmp_path)
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+    run("systemd-analyze", "security", "--offline=true", "--threshold=30", unit)
+
+
 def test_all_that_the_image_copies_is_there_and_is_let_in() -> None:
     copied = re.findall(
         r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE

@@ -242,6 +242,23 @@ class _State(Collector):
                 if state.standing.proven is not None
             },
         )
+        old = {
+            (state.name,): state.standing.old_workers
+            for state in states
+            if state.standing.old_workers is not None
+        }
+        yield _gauge(
+            "vulcanized_target_old_workers",
+            "Workers of the proxy that a reload replaced, and that stay for the clients they have.",
+            ["target"],
+            {key: each.count for key, each in old.items()},
+        )
+        yield _gauge(
+            "vulcanized_target_oldest_worker_seconds",
+            "Since the oldest of these was told to end, 0 when there is none.",
+            ["target"],
+            {key: each.age for key, each in old.items()},
+        )
 
 
 def _plain(name: str, text: str, value: float) -> Metric:

@@ -419,18 +419,34 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a target stands that several daemons share; all None or empty where none is shared.
+class OldWorkers:
+    """Workers of a proxy that take no new connections, and stay for the clients that they have.
 
-    `leading`: whether this process is the one that writes; `leader`: the instance that is.
-    `proven`: the newest generation of which the proxy itself has shown that it is applied, None
-    where it cannot be asked; `unproven`: why the newest one is not, "" when it is.
+    `age`: seconds since the oldest was told to end, as far as is known; `pid` is that one's,
+    None when there is none. `notice`: why a person should look at it, "" when nobody need.
+    """
+
+    count: int = 0
+    pid: int | None = None
+    age: float = 0.0
+    notice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a target stands, beside what was applied; None or empty where that cannot be.
+
+    Of a target that several daemons share, `leading`: whether this process is the one that writes;
+    `leader`: the instance that is. `proven`: the newest generation of which the proxy itself has
+    shown that it is applied, None where it cannot be asked; `unproven`: why the newest one is not,
+    "" when it is. `old_workers`: None where the processes cannot be seen.
     """
 
     leading: bool | None = None
     leader: str = ""
     proven: int | None = None
     unproven: str = ""
+    old_workers: OldWorkers | None = None
 
 
 # --- what is said about it --------------------------------------------------------------------

@@ -84,7 +84,9 @@ def target_document(state: RunnerState) -> Json:
 
     `leading` and `leader`: who writes what several daemons share, null and "" where nothing is.
     `proven`: the generation that the proxy itself has shown, null where it cannot be asked.
+    `old_workers`: those that only finish what they have, null where nobody can see them.
     """
+    old = state.standing.old_workers
     return {
         "name": state.name,
         "kind": state.kind,
@@ -102,6 +104,14 @@ def target_document(state: RunnerState) -> Json:
         "leader": state.standing.leader,
         "proven": state.standing.proven,
         "unproven": state.standing.unproven,
+        "old_workers": None
+        if old is None
+        else {
+            "count": old.count,
+            "pid": old.pid,
+            "age": round(old.age, 1),
+            "notice": old.notice,
+        },
     }
 
 
@@ -145,7 +155,8 @@ def problem_document(problem: Problem) -> Json:
 
 
 def standing_in_words(target: Json) -> str:
-    """Who leads on a target that several daemons share, and what is not proven; "" for others.
+    """Who leads on a target that several daemons share, what is not proven, how many workers are
+    old; "" when there is nothing of it.
 
     A daemon of an older release may not say.
     """
@@ -156,7 +167,24 @@ def standing_in_words(target: Json) -> str:
         words.append("leads" if leading else waiting)
     if unproven := target.get("unproven"):
         words.append(f"unproven: {unproven}")
+    if (old := target.get("old_workers")) and old["count"]:
+        workers = "1 old worker" if old["count"] == 1 else f"{old['count']} old workers"
+        words.append(f"{workers}, the oldest ({old['pid']}) for {duration_in_words(old['age'])}")
     return ", ".join(words)
+
+
+def notice_of(target: Json) -> str:
+    """What a person should look at on a target that works, "" when there is nothing."""
+    return str((target.get("old_workers") or {}).get("notice", ""))
+
+
+def duration_in_words(seconds: float) -> str:
+    """Seconds as `40 s`, `12 min` or `3 h 20 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {left} min"
+    return f"{minutes} min" if minutes else f"{rest} s"
 
 
 def activation_in_words(app: Json) -> str:

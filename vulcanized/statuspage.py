@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from vulcanized.resources import templates_directory
-from vulcanized.status import activation_in_words, standing_in_words
+from vulcanized.status import activation_in_words, notice_of, standing_in_words
 
 
 def status_page(document: dict[str, Any]) -> str:
@@ -27,4 +27,5 @@ def _template() -> Template:
     )
     environment.filters["activation"] = activation_in_words
     environment.filters["standing"] = standing_in_words
+    environment.filters["notice"] = notice_of
     return environment.get_template("admin/status.html.j2")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vulcanized.printable import printable_document
-from vulcanized.status import activation_in_words, standing_in_words
+from vulcanized.status import activation_in_words, notice_of, standing_in_words
 
 Json = dict[str, Any]
 
@@ -31,6 +31,9 @@ def print_status(document: Json, console: Console | None = None) -> None:
     for source in document["sources"]:
         if source["held"]:
             out.print(Text(f"{source['name']}: held: {source['holding']}", style="yellow"))
+    for target in document["targets"]:
+        if notice := notice_of(target):
+            out.print(Text(f"{target['name']}: {notice}", style="yellow"))
     out.print(_apps(document))
     for app in document["apps"]:
         for problem in app["problems"]:

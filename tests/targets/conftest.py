@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -69,6 +71,17 @@ def new_nginx() -> Iterator[NewNginx]:
 def nginx(new_nginx: NewNginx) -> NginxEdge:
     """A target that starts its nginx with the first change."""
     return new_nginx()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that every user can reach. Pytest's own are closed to others by each session that
+    starts, also beside this one.
+    """
+    with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp", ignore_cleanup_errors=True) as made:
+        path = Path(made)
+        path.chmod(0o755)
+        yield path
 
 
 def _need_haproxy() -> None:

@@ -19,6 +19,7 @@ from tests.servers.load import Load
 from tests.servers.process import ServerProcess
 from tests.servers.programs import find_program
 from tests.servers.wait import eventually
+from tests.targets.conftest import NewNginx
 from tests.targets.edge import app, backend
 from tests.targets.nginxedge import NginxEdge, restart_of_the_daemon
 from vulcanized.errors import (
@@ -52,6 +53,14 @@ def serves(edge: NginxEdge, pod: str, host: str = HOST) -> bool:
     with contextlib.suppress(OSError):
         return edge.get(host).pod == pod
     return False
+
+
+def insist(edge: NginxEdge, *apps: DesiredApp) -> None:
+    """Hand in a change, and call until it is in effect; raises what that raises."""
+    edge.apply(*apps)
+    while edge.applied is not None and edge.applied.generation != edge.generation:
+        time.sleep(max(0.0, (edge.applied.due or 0.0) - time.monotonic()))
+        edge.turn()
 
 
 # --- we die -------------------------------------------------------------------------------------
@@ -282,6 +291,30 @@ def test_a_directory_that_is_swapped_for_another_one_is_filled(nginx: NginxEdge)
     assert serves(nginx, "b")
 
 
+def test_a_directory_that_is_a_link_and_leads_elsewhere_is_filled_there(
+    new_nginx: NewNginx,
+) -> None:
+    nginx = new_nginx()
+    link = nginx.folder / "link"
+    for name in ("one", "two"):
+        (nginx.folder / name).mkdir()
+    link.symlink_to(nginx.folder / "one")
+    nginx.settings = nginx.with_settings(directory=link)
+    nginx.target = nginx.new_target()
+    apps = apps_of_all_kinds(nginx)
+    nginx.show(*apps)
+    before = nginx.target.actual()
+    other = nginx.folder / "other-link"
+    other.symlink_to(nginx.folder / "two")
+    other.replace(link)
+    nginx.until(lambda: nginx.target.actual() == before, 10)
+    nginx.until(lambda: serves(nginx, "split-green", "switched.example.com"), 10)
+    assert (nginx.folder / "two" / HTTP).read_text() == before[HTTP]
+    nginx.show(app("a", [nginx.pod("b")]))
+    assert serves(nginx, "b")
+    assert set(nginx.reloads) == {"start", "servers"}
+
+
 def test_a_reload_by_hand_of_other_files_is_undone(nginx: NginxEdge) -> None:
     nginx.show(app("a", [nginx.pod("a")]))
     path = nginx.settings.directory / HTTP
@@ -289,8 +322,8 @@ def test_a_reload_by_hand_of_other_files_is_undone(nginx: NginxEdge) -> None:
     path.write_text(stranger)
     os.kill(nginx.master.pid, signal.SIGHUP)
     eventually(lambda: nginx.get(HOST).body == "stranger", 5, ignore=OSError)
-    nginx.until(lambda: serves(nginx, "a"), 10)
-    assert nginx.reloads[-1] == "other_config"
+    # An old worker may answer as if nothing had been.
+    nginx.until(lambda: nginx.reloads[-1] == "other_config" and serves(nginx, "a"), 10)
 
 
 def test_a_directory_that_cannot_be_written_is_told_and_traffic_goes_on(
@@ -319,6 +352,53 @@ def test_a_log_that_is_missing_or_cannot_be_read_is_done_without(
     path.mkdir()
     nginx.show(app("a", [nginx.pod("c")]))
     assert serves(nginx, "c")
+
+
+@pytest.fixture
+def small_disk(open_folder: Path) -> Iterator[Path]:
+    """A file system of 256 kB; name it before who uses it, so that it goes after that."""
+    path = open_folder / "small"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "none", path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def fill(path: Path) -> Path:
+    """Leave no room on its disk, nor in what this file has of it; the file."""
+    for size in (4096, 1):
+        with path.open("ab", 0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\n" * size)
+    return path
+
+
+def test_a_full_disk_is_told_stops_no_switch_and_leaves_whole_files(
+    small_disk: Path, new_nginx: NewNginx
+) -> None:
+    """Its log is there too."""
+    nginx = new_nginx(directory=small_disk / "d")
+    versions = [backend(v, [nginx.pod(v, v)]) for v in ("blue", "green")]
+    nginx.show(app("c", backends=versions, split=[("blue", 1)]), app("a", [nginx.pod("a")]))
+    filler, before = fill(small_disk / "filler"), nginx.target.actual()
+    with Load(nginx.port, HOST) as load:
+        with pytest.raises(NotWritten, match="No space left"):
+            nginx.apply(app("a", [nginx.pod("b")]))
+        nginx.until(lambda: nginx.target.actual() == before)
+        with pytest.raises(NotWritten, match="No space left"):
+            nginx.apply(app("c", backends=versions, split=[("green", 1)]))
+        assert serves(nginx, "green", "c.example.com")
+        load.go_on(20)
+    assert load.report.failed == {}
+    filler.unlink()
+    nginx.until(lambda: serves(nginx, "b"), 10)
+    assert not list((small_disk / "d").glob("*.new"))
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0", "-1", "1", "99999999", "SELF", "WORKER"])
@@ -362,11 +442,12 @@ def test_a_client_that_stays_holds_up_no_reload(nginx: NginxEdge) -> None:
 class Others:
     """An nginx as systemd runs it, with a config of its own that includes ours."""
 
-    def __init__(self, edge: NginxEdge) -> None:
+    def __init__(self, edge: NginxEdge, logs: str = "") -> None:
         self.folder = edge.folder / "others"
-        self.folder.mkdir()
+        for path in (self.folder, self.folder / logs):
+            path.mkdir(exist_ok=True)
         self.pid = self.folder / "nginx.pid"
-        self.log = self.folder / "error.log"
+        self.log = self.folder / logs / "error.log"
         self.config = self.folder / "nginx.conf"
         paths = "".join(
             f"{kind}_temp_path {self.folder}/{kind};\n"
@@ -383,6 +464,11 @@ class Others:
             self.folder / "log",
         )
 
+    def write_access_log(self, path: Path) -> None:
+        """From the next reload on."""
+        text = self.config.read_text()
+        self.config.write_text(text.replace("access_log off;", f"access_log {path};"))
+
     def start(self, *, forks: bool = False) -> None:
         """`forks`: as Debian's unit has it; else USR2 is ignored."""
         if forks:
@@ -395,9 +481,11 @@ class Others:
 
 
 @contextlib.contextmanager
-def run_by_others(edge: NginxEdge, *, start: bool = True, forks: bool = False) -> Iterator[Others]:
-    """The files first, then nginx."""
-    others = Others(edge)
+def run_by_others(
+    edge: NginxEdge, *, start: bool = True, forks: bool = False, logs: str = ""
+) -> Iterator[Others]:
+    """The files first, then nginx. `logs`: the directory of its error log, from its own on."""
+    others = Others(edge, logs)
     edge.settings = edge.with_settings(start=False, pid=others.pid, error_log=others.log)
     edge.target = edge.new_target()
     try:
@@ -456,6 +544,117 @@ def test_a_refusal_by_an_nginx_of_others_is_read_in_its_log(nginx: NginxEdge) ->
         assert serves(nginx, "c")
 
 
+@pytest.mark.parametrize("text", ["", "nonsense", "DEAD", "SELF", "WORKER", "MISSING"])
+def test_a_pid_file_of_others_that_is_stale_is_told_and_no_stranger_signalled(
+    nginx: NginxEdge, text: str
+) -> None:
+    with run_by_others(nginx) as others:
+        good = others.pid.read_text()
+        worker = next(iter(process.workers(process.Master(int(good), "")).active))
+        with subprocess.Popen(["true"]) as ended:
+            dead = ended.pid
+        for word, number in (("DEAD", dead), ("SELF", os.getpid()), ("WORKER", worker)):
+            text = text.replace(word, str(number))
+        others.pid.write_text(text)
+        if text == "MISSING":
+            others.pid.unlink()
+        received: list[int] = []
+        before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
+        try:
+            with pytest.raises(ProxyUnreachable, match="no nginx runs with the pid file"):
+                nginx.apply(app("a", [nginx.pod("b")]))
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        assert received == []
+        assert serves(nginx, "a")
+        assert process._title(worker).startswith(b"nginx: worker process")
+        others.pid.write_text(good)
+        nginx.until(lambda: serves(nginx, "b"), 10)
+
+
+def test_the_pid_file_of_another_nginx_brings_ours_no_change_and_that_one_no_harm(
+    nginx: NginxEdge, new_nginx: NewNginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells two masters apart but what they run, and that shows."""
+    monkeypatch.setattr(proxy, "RELOAD_SECONDS", 1.0)
+    stranger = new_nginx()
+    stranger.show(app("s", [stranger.pod("s")]))
+    with run_by_others(nginx) as others:
+        good = others.pid.read_text()
+        others.pid.write_text(str(stranger.master.pid))
+        with pytest.raises(ReloadFailed, match="does not run"):
+            nginx.apply(app("a", [nginx.pod("b")]))
+        assert serves(nginx, "a")
+        assert serves(stranger, "s", "s.example.com")
+        others.pid.write_text(good)
+        nginx.show(app("a", [nginx.pod("c")]))
+        assert serves(nginx, "c")
+        assert serves(stranger, "s", "s.example.com")
+
+
+@pytest.mark.parametrize("which", ["error_log", "access_log"])
+def test_a_log_of_others_that_is_deleted_is_made_anew_by_nginx(
+    nginx: NginxEdge, which: str
+) -> None:
+    with run_by_others(nginx) as others:
+        path = others.folder / "access.log" if which == "access_log" else others.log
+        if which == "access_log":
+            others.write_access_log(path)
+            nginx.show(app("a", [nginx.pod("a2")]))
+        path.unlink()
+        nginx.show(app("a", [nginx.pod("b")]))
+        assert serves(nginx, "b")
+        assert path.exists()
+
+
+@pytest.mark.parametrize("which", ["error_log", "access_log"])
+def test_a_log_whose_directory_is_gone_is_told_and_the_reload_made_up_for(
+    nginx: NginxEdge, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """nginx refuses to reload then; of its error log nobody can read why."""
+    monkeypatch.setattr(proxy, "RELOAD_SECONDS", 1.0)
+    with run_by_others(nginx, logs="logs") as others:
+        if which == "access_log":
+            others.write_access_log(others.folder / "more/access.log")
+            (others.folder / "more").mkdir()
+            nginx.show(app("a", [nginx.pod("a2")]))
+        folder = others.folder / ("more" if which == "access_log" else "logs")
+        served, before = nginx.get(HOST).pod, nginx.target.actual()
+        folder.rename(others.folder / "away")
+        said = {"access_log": "more/access.log.*No such file", "error_log": "cannot be read"}[which]
+        with Load(nginx.port, HOST) as load:
+            with pytest.raises(ReloadFailed, match=said) as failed:
+                insist(nginx, app("a", [nginx.pod("b")]))
+            load.go_on(20)
+        assert load.report.failed == {}
+        assert nginx.target.actual() == before
+        assert failed.value.restored
+        assert serves(nginx, served)
+        (others.folder / "away").rename(folder)
+        nginx.show(app("a", [nginx.pod("c")]))
+        assert serves(nginx, "c")
+
+
+def test_a_log_on_a_full_disk_holds_up_no_reload(
+    small_disk: Path, nginx: NginxEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "RELOAD_SECONDS", 1.0)
+    with run_by_others(nginx, logs=str(small_disk)) as others:
+        fill(others.log)
+        nginx.show(app("a", [nginx.pod("b")]))
+        assert serves(nginx, "b")
+        # A refusal can be read nowhere, and is found by what runs.
+        good = others.config.read_text()
+        others.config.write_text(good + "gibberish;\n")
+        with pytest.raises(ReloadFailed, match="goes on with what it ran") as failed:
+            insist(nginx, app("a", [nginx.pod("c")]))
+        assert failed.value.restored
+        assert serves(nginx, "b")
+        others.config.write_text(good)
+        nginx.show(app("a", [nginx.pod("d")]))
+        assert serves(nginx, "d")
+
+
 def test_an_nginx_that_does_not_include_our_file_is_told(
     nginx: NginxEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,6 +693,31 @@ def test_an_upgrade_of_nginx_is_followed(nginx: NginxEdge) -> None:
             load.go_on(30)
         assert load.report.failed == {}
         assert nginx.target._proxy.master() == process.master_of(new or 0)
+        assert nginx.reloads == ["servers"]
+
+
+def test_a_change_in_the_midst_of_an_upgrade_reaches_the_new_master_once(
+    nginx: NginxEdge,
+) -> None:
+    """After USR2 and before QUIT both take connections, and either may answer."""
+    with run_by_others(nginx, forks=True) as others:
+        old = process.pid_in(others.pid)
+        assert old is not None
+        os.kill(old, signal.SIGUSR2)
+        eventually(lambda: process.pid_in(others.pid) not in {None, old}, 10)
+        new = eventually(lambda: process.by_pid_file(others.pid))
+        assert new is not None
+        eventually(lambda: process.workers(new).active)
+        with Load(nginx.port, HOST) as load:
+            nginx.show(app("a", [nginx.pod("b")]))
+            began = time.monotonic()
+            nginx.until(lambda: time.monotonic() - began > 3.5, 10)
+            os.kill(old, signal.SIGQUIT)
+            eventually(lambda: process.master_of(old) is None, 10)
+            nginx.until(lambda: nginx.applied is not None)
+            load.go_on(30)
+        assert load.report.failed == {}
+        assert {nginx.get(HOST).pod for _ in range(20)} == {"b"}
         assert nginx.reloads == ["servers"]
 
 

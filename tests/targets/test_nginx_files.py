@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
 import subprocess
+import time
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 
 from tests.servers.fixtures import missing
 from tests.servers.programs import ServerMissing, find_program
-from tests.targets.edge import app, backend
+from tests.targets.conftest import NewNginx
+from tests.targets.edge import app, backend, server
 from tests.targets.test_haproxy_files import CASES as SHARED
 from tests.targets.test_haproxy_files import GOLDEN, A, B
 from vulcanized.model import (
@@ -19,6 +22,7 @@ from vulcanized.model import (
     Balance,
     DesiredApp,
     Endpoint,
+    Outcome,
     Policies,
     Protocol,
     Timeouts,
@@ -125,7 +129,7 @@ def test_a_line_is_told_to_be_an_apps() -> None:
             if f"/:default/{name}?" in line or f"~default~{name}" in line:
                 assert owner == AppId("default", name), line
     assert rendered.owner(1) is None
-    assert {app.name for _, app in rendered.owners if app} == {"one", "two"}
+    assert {app.name for _, app in rendered.chunks if app} == {"one", "two"}
 
 
 def test_the_order_of_apps_and_what_was_rendered_before_do_not_show() -> None:
@@ -142,3 +146,25 @@ def test_which_version_is_active_does_not_show() -> None:
     made_by = config()
     files = [made_by.files({each.app: made_by.part(each, None)}).files for each in (one, other)]
     assert files[0] == files[1]
+
+
+def test_a_switch_costs_the_same_however_many_apps_there_are(new_nginx: NewNginx) -> None:
+    """Calls are counted: unlike time they are always the same."""
+
+    def switched(version: str) -> DesiredApp:
+        versions = [backend(each, [server(f"{each}-1")]) for each in ("blue", "green")]
+        return app("switched", backends=versions, split=[(version, 1)])
+
+    def calls(others: int) -> int:
+        nginx = new_nginx()
+        rest = [app(f"app-{number}", [server(f"p{number}")]) for number in range(others)]
+        nginx.show(switched("blue"), *rest)
+        nginx.turn()
+        nginx.target._look_at = time.monotonic() + 60  # a look at all comes once a second
+        profile = cProfile.Profile()
+        applied = profile.runcall(nginx.apply, switched("green"))
+        assert applied.outcome is Outcome.UPDATED
+        assert nginx.flags() == {"switched~green"}
+        return sum(each.callcount for each in profile.getstats())
+
+    assert calls(100) == calls(3)

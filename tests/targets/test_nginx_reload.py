@@ -19,8 +19,7 @@ from tests.targets.nginxedge import NginxEdge, restart_of_the_daemon
 from vulcanized.errors import Rejected, ReloadFailed, TargetError, TemplateFailed
 from vulcanized.model import AppId, DesiredApp, Outcome, Pin, PinKind, Policies, Server
 from vulcanized.resources import templates_directory
-from vulcanized.targets.nginx import process, proxy
-from vulcanized.targets.nginx import target as nginx_target
+from vulcanized.targets.nginx import old, process, proxy
 from vulcanized.targets.nginx.config import HTTP, LAST_GOOD, Rendered
 from vulcanized.targets.quarantine import Verdict
 
@@ -249,8 +248,8 @@ def test_old_workers_are_bounded_while_clients_stay(
     new_nginx: NewNginx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reloads without a pause, each leaving a client behind: ever fewer of them are done."""
-    monkeypatch.setattr(nginx_target, "LONGEST_SPACE", 1000.0)
-    monkeypatch.setattr(nginx_target, "MANY_OLD", 3)
+    monkeypatch.setattr(old, "LONGEST_SPACE", 1000.0)
+    monkeypatch.setattr(old, "MANY", 3)
     nginx = new_nginx(hold_off=0.0, ceiling=0.05)
     nginx.show(app(servers=[nginx.pod("p")]))
     clients = []
@@ -265,7 +264,7 @@ def test_old_workers_are_bounded_while_clients_stay(
     masters = len(nginx.workers().active) + len(nginx.workers().leaving)
     assert len(nginx.reloads) < 15
     assert masters < 40
-    assert nginx.target._space() > 0
+    assert nginx.target._old.space() > 0
     for client in clients:
         client.close()
     nginx.until(lambda: not nginx.workers().leaving, 10)

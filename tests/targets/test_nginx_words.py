@@ -172,7 +172,7 @@ def config() -> Config:
 
 def read(parts: dict[AppId, Part]) -> tuple[Directive, ...]:
     """The config, with one word for its own digest."""
-    files, made_of, _, _ = CONFIG.files(parts)
+    files, made_of, _ = CONFIG.files(parts)
     return directives(files[HTTP].replace(made_of.digest, "DIGEST"))
 
 

@@ -6,10 +6,9 @@ back, reads there what it was.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -31,6 +30,7 @@ from vulcanized.targets.nginx.parts import (
     passing_text,
     pools_text,
     rewritten,
+    serving,
 )
 from vulcanized.targets.render import Templates
 
@@ -109,42 +109,57 @@ NOTHING: Final = MadeOf("", (), (), ())
 """What a config is made of that is not ours."""
 
 
-class Rendered(NamedTuple):
-    """Files for some apps; `owners`: from which line of `http.conf` on it is whose.
+_Chunk = tuple[str, AppId | None]
+"""Some lines, and whose they are."""
 
-    `active`: the flags that belong to it, which the files do not tell.
-    """
+
+class Rendered(NamedTuple):
+    """Files for some apps; `chunks`: the lines of `http.conf`."""
 
     files: Mapping[str, str]
     made_of: MadeOf
-    owners: tuple[tuple[int, AppId | None], ...]
-    active: Mapping[AppId, str]
+    chunks: Sequence[_Chunk]
 
     def owner(self, line: int) -> AppId | None:
         """The app that a line belongs to, None for those of none."""
-        at = bisect.bisect_right(self.owners, line, key=lambda each: each[0])
-        return self.owners[at - 1][1] if at else None
+        for text, app in self.chunks:
+            line -= text.count("\n")
+            if line <= 0:
+                return app
+        return None
 
 
 class _Block(NamedTuple):
-    """One app in the config; `made` is it in what the config is made of, `active` its flag."""
+    """One app in the config; `made` is it in what the config is made of, `active` its flag.
+
+    `judged`: tells apart what nginx's check may say of it otherwise.
+    """
 
     part: Part
     pools: str
     choice: str
     made: tuple[str, str, Shape, tuple[str, ...]]
     active: str | None
-
-    def looks_like(self, other: _Block | None) -> bool:
-        """Whether the config says the same of both."""
-        return other is not None and self[1:4] == other[1:4]
+    judged: str
 
 
-_Chunk = tuple[str, AppId | None]
+def _differ(one: _Block | None, other: _Block | None) -> bool:
+    """Whether a config says something else of the one than of the other."""
+    if one is None or other is None:
+        return one is not other
+    return one is not other and one[1:4] != other[1:4]
+
+
+class _Routed(NamedTuple):
+    """What only shapes decide about: a change of pods leaves it as it is."""
+
+    shapes: Mapping[AppId, Shape]
+    chunks: Mapping[str, list[_Chunk]]
+    map_size: int
 
 
 class Config:
-    """Renders everything. What one app changes costs what that app is, and one look at each."""
+    """Renders everything. What changes no text costs what the apps are that changed."""
 
     def __init__(
         self,
@@ -164,6 +179,7 @@ class Config:
         self._main = ""
         self._blocks: dict[AppId, _Block] = {}
         self._last: Rendered | None = None
+        self._routed: _Routed | None = None
         self._passing: dict[tuple[object, ...], tuple[str, str, str, str]] = {}
 
     # --- templates ------------------------------------------------------------------------------
@@ -247,25 +263,44 @@ class Config:
 
     # --- files ----------------------------------------------------------------------------------
 
-    def files(self, parts: Mapping[AppId, Part]) -> Rendered:
+    def files(
+        self, parts: Mapping[AppId, Part], changed: Collection[AppId] | None = None
+    ) -> Rendered:
         """The files for these apps, the first one last to be put in place.
 
-        What does not differ from the last call is not made again: a switch costs a look at each.
+        `changed`: the only ones that may differ from the last call; None: all may. What does not
+        differ is not made again.
         """
-        before = self._blocks
-        same = self._last is not None and before.keys() == parts.keys()
-        blocks: dict[AppId, _Block] = {}
-        for app in before if same else sorted(parts):
-            block = blocks[app] = self._block(app, parts[app])
-            same = same and (block is before[app] or block.looks_like(before[app]))
-        self._blocks = blocks
-        active = {app: block.active for app, block in blocks.items() if block.active is not None}
-        if self._last is None or not same:
-            self._last = self._whole(blocks)
-        return self._last._replace(active=active)
+        last, blocks = self._last, self._blocks
+        # Until all is done: should something not be rendered, the next call begins anew.
+        self._last = None
+        if last is None or changed is None:
+            changed = parts.keys() | blocks.keys()
+        for app in changed:
+            before = blocks.get(app)
+            block = self._block(app, parts[app]) if app in parts else None
+            if block is not None:
+                blocks[app] = block
+            elif before is not None:
+                del blocks[app]
+            if _differ(block, before):
+                last = None
+        if last is None:
+            last = self._whole(dict(sorted(blocks.items())))
+        self._last = last
+        return last
+
+    def active(self, apps: Iterable[AppId] | None = None) -> dict[AppId, str]:
+        """The flag of the active version, of all apps that the last files have, or of these of
+        them; the files do not tell. One in which no flag is asked has none.
+        """
+        names = self._blocks if apps is None else apps
+        blocks = ((app, self._blocks.get(app)) for app in names)
+        return {app: block.active for app, block in blocks if block and block.active is not None}
 
     def _whole(self, blocks: Mapping[AppId, _Block]) -> Rendered:
-        text, owners = self._joined(blocks, self.listen)
+        chunks = self._joined(blocks, self.listen)
+        text = _text(chunks)
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         made = tuple(block.made for block in blocks.values())
         made_of = MadeOf(digest, self.listen, self._frame(), made)
@@ -274,7 +309,7 @@ class Config:
             MAIN: self._own_main(),
             MADE_OF: msgspec.json.encode(made_of).decode() + "\n",
         }
-        return Rendered(files, made_of, owners, {})
+        return Rendered(files, made_of, chunks)
 
     def _frame(self) -> tuple[str, ...]:
         return self._http(self.listen), self._http(_UNBOUND), self._own_main()
@@ -287,40 +322,24 @@ class Config:
     def candidate(self, parts: Mapping[AppId, Part], directory: Path) -> Rendered:
         """Files for a check in `directory`: they bind nothing that could be in use."""
         blocks = {app: self._block(app, parts[app]) for app in sorted(parts)}
-        text, owners = self._joined(blocks, _UNBOUND)
+        chunks = self._joined(blocks, _UNBOUND)
         main = self._render_main(directory, "")
-        return Rendered({HTTP: text, MAIN: main}, NOTHING, owners, {})
+        return Rendered({HTTP: _text(chunks), MAIN: main}, NOTHING, chunks)
 
-    def _joined(
-        self, blocks: Mapping[AppId, _Block], listen: tuple[str, ...]
-    ) -> tuple[str, tuple[tuple[int, AppId | None], ...]]:
+    def _joined(self, blocks: Mapping[AppId, _Block], listen: tuple[str, ...]) -> list[_Chunk]:
         shapes = {app: block.part.shape for app, block in blocks.items()}
-        hosts = sorted({route.host for shape in shapes.values() for route in shape.routes})
         stickies = (block.part.desired.policies.sticky for block in blocks.values())
         cookies = sorted({sticky.cookie for sticky in stickies if sticky is not None})
         places = Places()
+        if self._routed is None or self._routed.shapes != shapes:
+            self._routed = _routed(shapes)
         chunks: dict[str, list[_Chunk]] = {
-            places.hosts: [
-                (f'    "={words.host(host)}" "{host}";\n', None)
-                for host in hosts
-                if not host.startswith("*")
-            ],
-            places.wildcards: [
-                (f'    default "{"*" if "*" in hosts else ":none"}";\n', None),
-                *(
-                    (f'    "={words.host(host)}" "{host}";\n', None)
-                    for host in hosts
-                    if host.startswith("*.")
-                ),
-            ],
+            **self._routed.chunks,
             places.cookies: [(f"    {words.client(cookie)}\n", None) for cookie in cookies],
             places.pools: [(block.pools, app) for app, block in blocks.items()],
-            places.routes: list(_routes(shapes)),
             places.apps: [(block.choice, app) for app, block in blocks.items()],
-            places.passing: list(_passing(shapes)),
         }
-        size = max(_FEWEST_HASHED, 1 << (2 * len(hosts)).bit_length())
-        frame = self._http(listen).replace(places.map_size, str(size))
+        frame = self._http(listen).replace(places.map_size, str(self._routed.map_size))
         return _filled(frame, chunks)
 
     def _block(self, app: AppId, part: Part) -> _Block:
@@ -331,25 +350,48 @@ class Config:
         flags = words.file(str(self._directory / FLAGS))
         choice = indented(choice_text(part, flags))
         made = (*app, part.shape, flags_of(part.desired))
-        return _Block(part, pools_text(part), choice, made, active(part.desired))
+        pools = "".join("1" if serving(each) else "0" for each in part.desired.backends)
+        judged = f"{words.app_key(app)} {part.shape.digest} {pools}\n"
+        return _Block(part, pools_text(part), choice, made, active(part.desired), judged)
+
+    def judged(self, parts: Mapping[AppId, Part]) -> Iterator[str]:
+        """Of each app what tells apart how nginx's check may end."""
+        return (self._block(app, part).judged for app, part in sorted(parts.items()))
 
 
-def _filled(
-    frame: str, chunks: Mapping[str, list[_Chunk]]
-) -> tuple[str, tuple[tuple[int, AppId | None], ...]]:
-    """The frame with the chunks in their places, and from which line on it is whose."""
-    pieces: list[str] = []
-    owners: list[tuple[int, AppId | None]] = []
-    line = 1
+def _routed(shapes: dict[AppId, Shape]) -> _Routed:
+    hosts = sorted({route.host for shape in shapes.values() for route in shape.routes})
+    places = Places()
+    chunks: dict[str, list[_Chunk]] = {
+        places.hosts: [
+            (f'    "={words.host(host)}" "{host}";\n', None)
+            for host in hosts
+            if not host.startswith("*")
+        ],
+        places.wildcards: [
+            (f'    default "{"*" if "*" in hosts else ":none"}";\n', None),
+            *(
+                (f'    "={words.host(host)}" "{host}";\n', None)
+                for host in hosts
+                if host.startswith("*.")
+            ),
+        ],
+        places.routes: list(_routes(shapes)),
+        places.passing: list(_passing(shapes)),
+    }
+    return _Routed(shapes, chunks, max(_FEWEST_HASHED, 1 << (2 * len(hosts)).bit_length()))
+
+
+def _filled(frame: str, chunks: Mapping[str, list[_Chunk]]) -> list[_Chunk]:
+    """The frame with the chunks in their places."""
+    filled: list[_Chunk] = []
     for piece in re.split(r"^[ \t]*(@[a-z]+@)[ \t]*\n", frame, flags=re.MULTILINE):
-        for text, app in chunks.get(piece, [(piece, None)]):
-            if not text:
-                continue
-            if not owners or owners[-1][1] != app:
-                owners.append((line, app))
-            pieces.append(text)
-            line += text.count("\n")
-    return "".join(pieces), tuple(owners)
+        filled += chunks.get(piece, [(piece, None)])
+    return filled
+
+
+def _text(chunks: Iterable[_Chunk]) -> str:
+    return "".join([text for text, _ in chunks])
 
 
 def _routes(shapes: Mapping[AppId, Shape]) -> Iterator[_Chunk]:

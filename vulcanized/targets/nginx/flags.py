@@ -7,7 +7,7 @@ whatever a request sees in between is one of the two.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +19,18 @@ _MODE: Final = 0o755
 
 
 class Flags:
-    """The flags in one directory, which holds nothing else."""
+    """The flags in one directory, which holds nothing else. `there`: those that stand there."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.there: set[str] = set()
 
-    def there(self) -> frozenset[str]:
-        """Those that stand there now. Raises NotWritten."""
+    def look(self) -> None:
+        """See which stand there now: others may make and delete some too. Raises NotWritten."""
         try:
-            return frozenset(os.listdir(self._path)) - {SEEN}
+            self.there = {*os.listdir(self._path)} - {SEEN}
         except FileNotFoundError:
-            return frozenset()
+            self.there = set()
         except OSError as error:
             raise _not_written(self._path, error) from error
 
@@ -37,7 +38,7 @@ class Flags:
         """Whether there is anything to be seen yet."""
         return (self._path / SEEN).exists()
 
-    def make(self, flags: Iterable[str]) -> None:
+    def make(self, flags: Collection[str]) -> None:
         """Make these, and their directory. Raises NotWritten."""
         try:
             if not self._path.is_dir():
@@ -46,6 +47,7 @@ class Flags:
                 self._path.chmod(_MODE)
             for flag in sorted({*flags, SEEN}):
                 (self._path / flag).touch(mode=0o644)
+            self.there |= {*flags} - {SEEN}
         except OSError as error:
             raise _not_written(self._path, error) from error
 
@@ -54,6 +56,7 @@ class Flags:
         try:
             for flag in sorted(flags):
                 (self._path / flag).unlink(missing_ok=True)
+                self.there.discard(flag)
         except OSError as error:
             raise _not_written(self._path, error) from error
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from vulcanized.model import AppId, Route
 from vulcanized.slot import Clock
 from vulcanized.targets import judge as shared
-from vulcanized.targets.nginx import process, words
+from vulcanized.targets.nginx import process
 from vulcanized.targets.nginx.config import Config
-from vulcanized.targets.nginx.parts import Part, Shape, serving
+from vulcanized.targets.nginx.parts import Part, Shape
 from vulcanized.targets.quarantine import Verdict
 from vulcanized.targets.staged import Folder, write_candidate
 
@@ -50,9 +50,7 @@ class _Court:
 
     def digest(self, parts: Parts) -> str:
         told = hashlib.blake2b(self._config.frame_digest.encode(), digest_size=16)
-        for app, part in sorted(parts.items()):
-            pools = "".join("1" if serving(each) else "0" for each in part.desired.backends)
-            told.update(f"{words.app_key(app)} {part.shape.digest} {pools}\n".encode())
+        told.update("".join(self._config.judged(parts)).encode())
         return told.hexdigest()
 
     def candidate(self, wanted: Parts, back: Container[AppId], ground: Ground) -> Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import threading
@@ -89,6 +90,12 @@ class Proxy:
             return noted
         return process.child_of(self._folder.path)
 
+    def in_upgrade(self) -> bool:
+        """Whether the master that a USR2 replaced takes connections still, with what it ran."""
+        path = self._settings.pid
+        old = process.by_pid_file(path.with_name(f"{path.name}.oldbin"))
+        return old is not None and bool(process.workers(old).active)
+
     def generation(self, of: MadeOf = NOTHING) -> Generation | None:
         """What answers where clients ask, or did of a config, None where nobody does."""
         listen = of.listen and words.listened(of.listen[0])
@@ -149,7 +156,7 @@ class Proxy:
             self._folder.write(fallback)
             known = MadeOf.read(fallback[MADE_OF]) or NOTHING
             try:
-                return self._launch(program, Rendered(fallback, known, (), {}))
+                return self._launch(program, Rendered(fallback, known, ()))
             except (Rejected, ProxyUnreachable) as error:
                 log.error("nginx does not start with these either", reason=str(error))
         settled = settle()
@@ -235,7 +242,9 @@ class Proxy:
             self._reload_proven(running, RELOAD_SECONDS)
         except TargetError as again:
             log.warning("putting back", reason=str(again))
-            return False
+            # One that took neither goes on with what it ran, and whatever it reads later is that.
+            answer = self.generation(running)
+            return answer is not None and answer.digest == running.digest
         return True
 
     def _reload_proven(self, made_of: MadeOf, seconds: float) -> None:
@@ -244,8 +253,7 @@ class Proxy:
         log_end = programs.log_size(path)
         before = process.workers(master).active if master is not None else frozenset[int]()
         if self._settings.reload_command:
-            environment = {"VULCANIZED_DIRECTORY": str(self._folder.path)}
-            process.run(self._settings.reload_command, environment, COMMAND_SECONDS)
+            self.command_reload()
         elif master is None:
             raise ProxyUnreachable(self.absent())
         else:
@@ -269,12 +277,28 @@ class Proxy:
             if why := _emergency(said, master):
                 raise ReloadFailed(f"nginx refuses to reload: {why}", restored=False, said=said)
             if self._clock() > deadline:
-                raise ReloadFailed(self._not_proven(made_of.digest, seconds), restored=False)
+                deaf = master is not None and before <= process.workers(master).active
+                why = self._not_proven(made_of.digest, seconds, deaf=visible and deaf)
+                raise ReloadFailed(why, restored=False)
             if self._stop.wait(_EVERY):
                 raise ReloadFailed("told to end while nginx reloads", restored=False)
 
-    def _not_proven(self, digest: str, seconds: float) -> str:
-        answer = self.generation()
+    def command_reload(self) -> None:
+        """Run `reload_command`, where there is one. Raises ReloadFailed, ProxyUnreachable."""
+        if self._settings.reload_command:
+            environment = {"VULCANIZED_DIRECTORY": str(self._folder.path)}
+            process.run(self._settings.reload_command, environment, COMMAND_SECONDS)
+
+    def _not_proven(self, digest: str, seconds: float, *, deaf: bool) -> str:
+        """`deaf`: its workers are those that there were."""
+        answer, path = self.generation(), self._log_path()
+        if deaf and answer is not None and answer.digest != digest:
+            readable = os.access(path, os.R_OK)
+            where = f"see {path}" if readable else f"its log {path} cannot be read, mend that"
+            return (
+                f"nginx was told to reload and goes on with what it ran, {seconds:g} s later: "
+                f"try `nginx -t`; {where}"
+            )
         if answer is not None and answer.digest != digest:
             return (
                 f"nginx was reloaded but does not run {self._folder.path / HTTP} after "
@@ -289,6 +313,11 @@ class Proxy:
         """Why there is nothing to be reloaded, and what to do."""
         if self._settings.start:
             return "nginx is gone"
+        if self._settings.reload_command:
+            return (
+                f"nothing answers on {self._settings.listen[0]} behind reload_command: start "
+                f"nginx, and include {self._folder.path / HTTP} in its http block"
+            )
         return (
             f"no nginx runs with the pid file {self._settings.pid}: start it, mend `pid`, or set "
             "reload_command where its processes cannot be seen"

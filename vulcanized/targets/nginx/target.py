@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ from vulcanized.targets.nginx import process, words
 from vulcanized.targets.nginx.config import FILES, FLAGS, MADE_OF, NOTHING, Config, MadeOf, Rendered
 from vulcanized.targets.nginx.flags import Flags
 from vulcanized.targets.nginx.judge import Ground, Judge, Parts, check
+from vulcanized.targets.nginx.old import Old
 from vulcanized.targets.nginx.parts import Part
 from vulcanized.targets.nginx.proxy import Proxy
 from vulcanized.targets.nginx.wanted import Wanted
@@ -86,10 +87,6 @@ SERVERS: Final = "servers"
 
 LOOK_EVERY: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
-MANY_OLD: Final = 8
-"""Reloads whose old workers have not ended, from which on reloads are spaced ever more."""
-LONGEST_SPACE: Final = 60.0
-_TELL_EVERY: Final = 60.0
 
 
 class NginxTarget:
@@ -127,7 +124,7 @@ class NginxTarget:
         self._wanted = Wanted(settings.name, self._config, self._judge)
         self._refusal = Refusal()
         self._gather = HoldOff(hold_off, ceiling)
-        self._ceiling = ceiling
+        self._old = Old(settings.name, ceiling, clock)
         self._generation = self._in_effect = 0
         self._told: tuple[Problem, ...] = ()
         self._begun = False
@@ -136,12 +133,14 @@ class NginxTarget:
         self._known: frozenset[str] = frozenset()
         self._switched = False
         self._good: Mapping[str, str] | None = None
-        self._fresh: Rendered | None = None
+        # What is to go out, and who changed since that was rendered, or since flags were looked
+        # at; None: everybody may have.
         self._fresh_of: Parts = {}
+        self._unrendered: set[AppId] | None = None
+        self._unswitched: set[AppId] | None = None
         self._asked = ""
         self._look_at = 0.0
         self._reloaded_at = float("-inf")
-        self._told_old_at = float("-inf")
         self._blind = self._deaf = False
 
     @property
@@ -230,8 +229,8 @@ class NginxTarget:
             return applied
 
     def standing(self) -> Standing:
-        """One daemon drives one nginx: nothing is shared."""
-        return Standing()
+        """One daemon drives one nginx: nothing is shared, but its old workers are to be told."""
+        return Standing(old_workers=self._old.told())
 
     def problems(self) -> tuple[Problem, ...]:
         """The apps whose own config is refused, each with why and what goes on of it."""
@@ -267,11 +266,19 @@ class NginxTarget:
     def _merge(self, change: Change | None) -> None:
         if self._templates.changed():
             self._wanted.render_anew(self._ground)
-            self._fresh = None
+            self._begin_anew()
         if change is not None:
             self._generation = change.generation
+            if change.complete or self._judge.held:
+                self._begin_anew()
             self._wanted.merge(change, self._ground)
-            self._fresh = None
+            for apps in (self._unrendered, self._unswitched):
+                if apps is not None:
+                    apps.update(change.apps)
+
+    def _begin_anew(self) -> None:
+        """Whoever goes out next may differ from before."""
+        self._unrendered = self._unswitched = None
 
     def _apply(self, now: float) -> Applied:
         try:
@@ -314,10 +321,12 @@ class NginxTarget:
 
     def _rendered(self) -> Rendered:
         """The files for what is to go out, as far as is known."""
-        if self._fresh is None:
+        changed, self._unrendered = self._unrendered, None
+        if changed is None:
             self._fresh_of = self._judge.candidate(self._wanted.parts, self._ground)
-            self._fresh = self._config.files(self._fresh_of)
-        return self._fresh
+        rendered = self._config.files(self._fresh_of, changed)
+        self._unrendered = set()
+        return rendered
 
     # --- what runs -----------------------------------------------------------------------------
 
@@ -329,9 +338,11 @@ class NginxTarget:
             return ""
         if not self._settings.start:
             self._stage()
+            # One that has not read our file yet answers nothing that would show that it is there.
+            self._proxy.command_reload()
             raise ProxyUnreachable(self._proxy.absent())
         rendered = self._rendered()
-        self._make_all_flags(rendered)
+        self._make_all_flags()
         self._become(self._proxy.start(rendered, self._settled))
         self._reloaded_at = self._clock()
         return START
@@ -339,10 +350,12 @@ class NginxTarget:
     def _look(self, now: float) -> None:
         """Ask what runs; None in `_running`: nothing does."""
         self._look_at = now + LOOK_EVERY
+        self._unswitched = None
         master = self._proxy.master()
         ask = self._proxy.found if self._running is None else self._proxy.generation
         answer = ask()
         self._proxy.tidy()
+        self._old.look(master)
         hidden = bool(self._settings.reload_command) and answer is not None
         if master is None and not hidden:
             self._running = None
@@ -357,7 +370,10 @@ class NginxTarget:
         self._blind = (
             answer is not None and bool(digest) and not answer.sees and self._flags.can_be_seen()
         )
-        if self._running is None or self._running.digest != digest:
+        differs = self._running is None or self._running.digest != digest
+        if differs and self._running is not None and self._proxy.in_upgrade():
+            log.info("nginx is being upgraded: its old master answers too", target=self.name)
+        elif differs:
             before, made_of = self._running, self._proxy.made_of(digest)
             if before is not None:
                 log.warning("drift", target=self.name, what="nginx runs another config")
@@ -375,7 +391,7 @@ class NginxTarget:
         self._shapes, self._known = made_of.shapes, made_of.flags
         for app in self._judge.gone.keys() - self._shapes.keys():
             del self._judge.gone[app]
-        self._fresh = None
+        self._begin_anew()
 
     def _keep_files(self) -> None:
         """See that the files are those of what runs, also where the daemon before us died."""
@@ -386,12 +402,12 @@ class NginxTarget:
     def _stage(self) -> None:
         """Have the files ready for an nginx that is not there."""
         settled = self._settled()
-        self._make_all_flags(settled)
+        self._make_all_flags()
         self._folder.write(settled.files)
 
     def _settled(self) -> Rendered:
         parts = self._judge.settled(self._wanted.parts, self._ground_of_files(), self._stop)
-        self._fresh = None
+        self._begin_anew()
         return self._config.files(parts)
 
     def _ground_of_files(self) -> Ground:
@@ -403,11 +419,12 @@ class NginxTarget:
 
     # --- flags ---------------------------------------------------------------------------------
 
-    def _make_all_flags(self, rendered: Rendered) -> None:
-        """Where nothing runs that could be led astray."""
-        wanted = frozenset(rendered.active.values())
+    def _make_all_flags(self) -> None:
+        """Those for what was rendered last, where nothing runs that could be led astray."""
+        wanted = {*self._config.active().values()}
+        self._flags.look()
         self._flags.make(wanted)
-        self._flags.remove(self._flags.there() - wanted)
+        self._flags.remove(self._flags.there - wanted)
 
     def _switch(self) -> bool:
         """Make the flags of what is active, then take others away; whether there were any to.
@@ -415,23 +432,33 @@ class NginxTarget:
         What runs must know the version that it is sent to before the other one is taken from it:
         else that comes behind the reload which brings it.
         """
-        rendered, there = self._rendered(), self._flags.there()
-        same = self._running is not None and self._running.digest == rendered.made_of.digest
-        wanted = frozenset(rendered.active.values())
-        missing, old = wanted - there, there - wanted
-        if not same:
-            old &= frozenset(
-                words.flag(app, backend.version)
-                for app, flag in rendered.active.items()
-                if flag in self._known
-                for backend in self._fresh_of[app].desired.backends
-            )
+        rendered = self._rendered()
+        apps, self._unswitched = self._unswitched, None
+        if apps is None:
+            self._flags.look()
+        active, there = self._config.active(apps), self._flags.there
+        wanted = {*active.values()}
+        looked_at = there if apps is None else self._flags_of(apps)
+        missing, old = wanted - there, (looked_at & there) - wanted
+        if self._running is None or self._running.digest != rendered.made_of.digest:
+            old &= self._flags_of(app for app, flag in active.items() if flag in self._known)
         if missing or not self._flags.can_be_seen():
             self._flags.make(missing)
         if old:
             self._flags.remove(old)
-        self._switched = (there | missing) - old == wanted
+        self._switched = looked_at & there == wanted
+        if self._switched:
+            self._unswitched = set()
         return bool(missing or old)
+
+    def _flags_of(self, apps: Iterable[AppId]) -> set[str]:
+        """The flags of all versions of these apps."""
+        parts = (self._fresh_of[app] for app in apps if app in self._fresh_of)
+        return {
+            words.flag(part.desired.app, backend.version)
+            for part in parts
+            for backend in part.desired.backends
+        }
 
     # --- reload --------------------------------------------------------------------------------
 
@@ -454,28 +481,10 @@ class NginxTarget:
     def _reload_at(self) -> float | None:
         """When a reload is due, None when none is wanted."""
         due = self._gather.due()
-        return None if due is None else max(due, self._reloaded_at + self._space())
-
-    def _space(self) -> float:
-        """Seconds between two reloads: ever more while old workers pile up."""
-        master = self._proxy.master()
-        if master is None:
-            return 0.0
-        now = process.workers(master)
-        old = len(now.leaving) // max(1, len(now.active))
-        if old < MANY_OLD:
-            return 0.0
-        space = min(LONGEST_SPACE, self._ceiling * 2.0 ** min(old - MANY_OLD + 1, 20))
-        if self._clock() - self._told_old_at > _TELL_EVERY:
-            self._told_old_at = self._clock()
-            log.warning(
-                "old workers of nginx do not end, since clients stay: reloads wait longer",
-                target=self.name,
-                workers=len(now.leaving),
-                oldest_seconds=round(max(map(process.age_of, now.leaving), default=0.0)),
-                space=space,
-            )
-        return space
+        if due is None:
+            return None
+        self._old.look(self._proxy.master())
+        return max(due, self._reloaded_at + self._old.space())
 
     def _reload_if_due(self) -> str:
         """Reload if what runs is not what is wanted; why, or "" when there was none.
@@ -503,12 +512,13 @@ class NginxTarget:
         held = self._judge.held.apps()
         parts = self._judge.accepted(self._wanted.parts, ground, serving=bool(running.digest))
         if held != self._judge.held.apps():
-            self._fresh = None
+            self._begin_anew()
         if parts is None:
             return ""
         return self._reload(parts, cause, running)
 
     def _reload(self, parts: Parts, cause: str, running: MadeOf) -> str:
+        self._begin_anew()
         rendered = self._config.files(parts)
         if rendered.made_of.digest == running.digest:
             self._gather.done(self._clock())
@@ -521,7 +531,6 @@ class NginxTarget:
             self._refusal.remember(rendered.made_of.digest, error, self._clock())
             self._deaf = self._proxy.generation() is None
             self._judge.blame(process.verdict(error.said, rendered).named, parts)
-            self._fresh = None
             raise
         finally:
             self._gather.done(self._clock())
@@ -539,7 +548,7 @@ class NginxTarget:
         held = self._judge.held.apps()
         self._judge.retry(self._wanted.parts, self._ground)
         if held != self._judge.held.apps():
-            self._fresh = None
+            self._begin_anew()
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from types import FrameType
 import structlog
 from rich.console import Console
 
-from benchmarks import figures, proxies, scale, startup, switches, vulcand
+from benchmarks import deployer, figures, proxies, scale, startup, switches, vulcand
 from benchmarks.figures import Row
 from benchmarks.pods import Pods
 from benchmarks.stage import Say, Stage, set_up
@@ -158,10 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--vulcand", action="store_true", help="vulcand in place of HAProxy")
     parser.add_argument("--proxies", action="store_true", help="each change on every proxy")
+    parser.add_argument("--deployer", action="store_true", help="switches and releases")
     parser.add_argument("--quick", action="store_true", help="10 apps, few samples: a smoke test")
     parser.add_argument("--output", type=Path, help="default: build/bench[-WHAT].md")
     options = parser.parse_args(arguments)
-    chosen = [name for name in ("scale", "vulcand", "proxies") if getattr(options, name)]
+    chosen = [
+        name for name in ("scale", "vulcand", "proxies", "deployer") if getattr(options, name)
+    ]
     if len(chosen) > 1:
         parser.error(f"--{' or --'.join(chosen)}, one at a time")
     name = f"bench-{chosen[0]}.md" if chosen and not options.scale else "bench.md"
@@ -181,6 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
                 each = proxies.QUICK if options.quick else proxies.Extent()
                 proxies.measure(Path(folder), say, each, rows)
+        elif options.deployer:
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+                some = deployer.QUICK if options.quick else deployer.Extent()
+                deployer.measure(Path(folder), say, some, rows)
         elif options.vulcand:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
                 much = vulcand.QUICK if options.quick else vulcand.Extent()

@@ -43,9 +43,10 @@ class Bare:
     ) -> None:
         self._channel.close()
 
-    def put(self, key: str, value: bytes) -> None:
-        """Write a key."""
-        self._keys.Put(rpc.PutRequest(key=key.encode(), value=value), timeout=_TIMEOUT)
+    def put(self, key: str, value: bytes) -> int:
+        """Write a key; the revision of that."""
+        request = rpc.PutRequest(key=key.encode(), value=value)
+        return int(self._keys.Put(request, timeout=_TIMEOUT).header.revision)
 
     def delete(self, key: str) -> None:
         """Delete a key."""

@@ -82,19 +82,26 @@ class Crowd:
         address = f"{FRESH}.{self._fresh // 250}.{self._fresh % 250 + 1}"
         return f"fresh-{self._fresh}", address
 
+    @property
+    def sides(self) -> str:
+        """What a daemon and a deployer are told of the cluster and of etcd."""
+        kubeconfig = self.kubernetes.write_kubeconfig(self.folder / "kubeconfig.yaml")
+        return (
+            f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n\n'
+            f'[etcd]\nendpoints = {json.dumps(self.etcd.endpoints)}\nprefix = "{self.prefix}"\n'
+        )
+
     @contextmanager
-    def daemon(self, program: Sequence[str] = PROGRAM, targets: str = "") -> Iterator[Vulcanized]:
+    def daemon(
+        self, program: Sequence[str] = PROGRAM, targets: str = "", instance: str = "bench"
+    ) -> Iterator[Vulcanized]:
         """A daemon that has never run before, with its HAProxy; not started. It is ended.
 
         `targets`: other `[[targets]]` in place of HAProxy.
         """
         self._daemons += 1
         folder = self.folder / f"daemon-{self._daemons}"
-        kubeconfig = self.kubernetes.write_kubeconfig(self.folder / "kubeconfig.yaml")
-        sides = (
-            f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n\n'
-            f'[etcd]\nendpoints = {json.dumps(self.etcd.endpoints)}\nprefix = "{self.prefix}"\n'
-        )
+        sides = f'instance = "{instance}"\n\n{self.sides}'
         level = {"VULCANIZED_LOG__LEVEL": "info"}  # lines cost time
         more = f'[sync]\nstate = "{folder / "state"}"' if targets else ""
         daemon = Vulcanized(

@@ -24,6 +24,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Switched:
+    """One switch by the deployer, in seconds.
+
+    `floor`: from a bare put until the last watcher's proxy has set its map. `before`: from the call
+    until the switch is handed to etcd; `after`: from there until the last proxy serves the new
+    version; `proven`: from the call until every daemon has reported it.
+    """
+
+    floor: float
+    before: float
+    after: float
+    proven: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. `ok` None: there is no goal."""
 

@@ -3,8 +3,7 @@
     python -m benchmarks.floor CONFIG-AS-JSON
 
 Such a process notes when the bytes of an event came in and does nothing else that would delay them.
-It says `watching` on its standard output, then answers every line on its standard input by what it
-noted since the last one, as JSON. It ends with its input, so never outlives who started it.
+It answers every line on its standard input by what it noted since the last one, as JSON.
 
 All moments are on `time.monotonic()`'s clock, which the processes of a machine share.
 """
@@ -12,60 +11,32 @@ All moments are on `time.monotonic()`'s clock, which the processes of a machine 
 from __future__ import annotations
 
 import os
-import queue
 import re
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
-_ROOT = Path(__file__).parents[1]
+from benchmarks.children import Child
+
 _TIMEOUT = 10.0
 
 
 class FloorError(Exception):
-    """The bare client ended or does not answer; its own words are on standard error."""
+    """Something was not seen at all."""
 
 
-class Floor:
-    """A bare client as a child process; a context manager that starts and ends it."""
+class Floor(Child):
+    """A bare client as a child process."""
 
     def __init__(self, config: PodWatch | KeyWatch) -> None:
-        encoded = msgspec.json.encode(config).decode()
-        command = [sys.executable, "-m", "benchmarks.floor", encoded]
+        super().__init__("benchmarks.floor", config)
         self._noted: dict[str, dict[str, Any]] = {}
-        # A group of its own: Ctrl-C is ours to handle, it ends with its input.
-        self._child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=_ROOT,
-            process_group=0,
-        )
-
-    def __enter__(self) -> Self:
-        try:
-            self._line()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
 
     def moments(self, kind: str, names: Iterable[str]) -> dict[str, Any]:
         """What it noted of these things, by name: it may see them later than we do.
@@ -75,7 +46,9 @@ class Floor:
         wanted = set(names)
         deadline = time.monotonic() + _TIMEOUT
         while True:
-            for each, noted in self._taken().items():
+            # What it noted since the last question, by kind of event.
+            self.ask("")
+            for each, noted in self.answer(_TIMEOUT).items():
                 self._noted.setdefault(each, {}).update(noted)
             seen = self._noted.get(kind, {})
             if wanted <= seen.keys():
@@ -83,40 +56,6 @@ class Floor:
             if time.monotonic() > deadline:
                 raise FloorError(f"the floor has not seen {sorted(wanted - seen.keys())} {kind}")
             time.sleep(0.02)
-
-    def _taken(self) -> dict[str, dict[str, Any]]:
-        """What it noted since the last call, by kind of event."""
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(b"\n")
-            self._child.stdin.flush()
-        except OSError as error:
-            raise FloorError(f"the floor's client ended: {error}") from error
-        noted: dict[str, dict[str, Any]] = msgspec.json.decode(self._line())
-        return noted
-
-    def _line(self) -> bytes:
-        """One line of its output, within the time-out."""
-        assert self._child.stdout is not None
-        output, lines = self._child.stdout, queue.SimpleQueue[bytes]()
-        threading.Thread(target=lambda: lines.put(output.readline()), daemon=True).start()
-        try:
-            line = lines.get(timeout=_TIMEOUT)
-        except queue.Empty:
-            line = b""
-        if not line:
-            raise FloorError("the floor's client ended or does not answer")
-        return line
-
-    def _end(self) -> None:
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                pipe.close()
-        try:
-            self._child.wait(2.0)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
 
 
 class PodWatch(msgspec.Struct, frozen=True, tag=True):
@@ -188,7 +127,7 @@ def watch_pods(config: PodWatch, notes: _Notes) -> None:
     stream = _connect(config, context, f"watch=1&resourceVersion={found[1].decode()}")
     decoder = msgspec.json.Decoder(_Event)
     rest = b""
-    print("watching", flush=True)
+    print('"watching"', flush=True)
     while data := stream.recv(1 << 16):
         now = time.monotonic()
         *lines, rest = (rest + data).split(b"\n")
@@ -232,7 +171,7 @@ def watch_key(config: KeyWatch, notes: _Notes) -> None:
         for response in rpc.WatchStub(channel).Watch(requests()):
             now = time.monotonic()
             if response.created:
-                print("watching", flush=True)
+                print('"watching"', flush=True)
             for event in response.events:
                 _command(config.haproxy_socket, config.command)
                 notes.first("put", str(event.kv.mod_revision), (now, time.monotonic()))
@@ -244,6 +183,7 @@ def _command(path: str, command: str) -> bytes:
         connection.settimeout(_TIMEOUT)
         connection.connect(path)
         connection.sendall(command.encode() + b"\n")
+        connection.shutdown(socket.SHUT_WR)  # the master's socket stays open otherwise
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 

@@ -101,6 +101,12 @@ class Ledger:
                 self._reached = self._pending.pop(0)[0]
             return self._reached
 
+    @property
+    def newest(self) -> int:
+        """The generation of what was settled last; 0 when nothing was."""
+        with self._lock:
+            return self._pending[-1][1] if self._pending else 0
+
     def held(self) -> list[AppId]:
         """Apps whose wanted activation is not in effect; one more than MOST_APPS at most."""
         with self._lock:
@@ -162,7 +168,7 @@ class Reporter:
         now: Callable[[], float] = time.time,
     ) -> None:
         """`blank`: what never changes in it."""
-        self.ledger = Ledger(self.ring)
+        self.ledger = Ledger(self._settled)
         self._client = client
         self._key = f"{prefix}/instances/{blank.instance}"
         self._blank = blank
@@ -181,6 +187,11 @@ class Reporter:
     def ring(self) -> None:
         """Something may be in effect that was not."""
         self._bell.set()
+
+    def _settled(self) -> None:
+        """What a target has yet to apply is reported when it has: it is not disturbed before."""
+        if self.ledger.newest <= _generation(self._states()):
+            self.ring()
 
     def run(self, stop: threading.Event) -> None:
         """Report until `stop` is set; then nothing stands there any more."""
@@ -209,7 +220,7 @@ class Reporter:
 
     def _report(self) -> Report:
         states = self._states()
-        reached = self.ledger.in_effect(min(map(_in_effect, states), default=0))
+        reached = self.ledger.in_effect(_generation(states))
         # After that: what was counted before it says nothing about it.
         draining, measures = self._counted(reached)
         held = self.ledger.held()
@@ -279,6 +290,11 @@ class Reporter:
             log.info("reported again", key=self._key)
         self._written, self._error = report, ""
         return True
+
+
+def _generation(states: Sequence[RunnerState]) -> int:
+    """The generation that is certainly in effect on all targets."""
+    return min(map(_in_effect, states), default=0)
 
 
 def _in_effect(state: RunnerState) -> int:

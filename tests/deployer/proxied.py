@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.behaviour.front import Haproxy
 from tests.deployer.stage import Ended, Stage, staged
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
@@ -62,7 +63,7 @@ def main() -> int:
         NodeAgent(cluster, network=NETWORK) as nodes,
         Etcd() as etcd,
         cluster.namespace() as namespace,
-        staged(folder, cluster, nodes, etcd, namespace) as stage,
+        staged(folder, cluster, nodes, etcd, namespace, Haproxy(folder, etcd)) as stage,
     ):
         done = deployments(stage)
         told = {name: [each.code, each.text] for name, each in done.items()}

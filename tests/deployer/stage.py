@@ -1,8 +1,9 @@
-"""One namespace of a real cluster, a real etcd, a daemon with HAProxy, and deployers beside it."""
+"""One namespace of a real cluster, a real etcd, a daemon with a proxy, and deployers beside it."""
 
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.behaviour.front import FRONTS, Front
 from tests.daemons import Vulcanized, sides_of
 from tests.servers.controlplane import ControlPlane
 from tests.servers.etcd import Etcd
@@ -24,11 +28,26 @@ Json = dict[str, Any]
 
 PROGRAM = (sys.executable, "-m", "vulcanized.deployer.cli")
 
-TIMES = """
+on_every_proxy = pytest.mark.parametrize("balancer", [f.kind for f in FRONTS], indirect=True)
+
+BLIND = "cannot tell whether sessions are left"
+"""What a deployment says that waits for the drain time, since its proxy counts no sessions."""
+
+
+def measures(front: Front) -> bool:
+    """Whether the target of a proxy counts the sessions of a version."""
+    module: Any = importlib.import_module(f"vulcanized.targets.{front.kind}.target")
+    targets = [each for each in vars(module).values() if isinstance(each, type)]
+    return any(each.__module__ == module.__name__ and hasattr(each, "sessions") for each in targets)
+
+
+def times(front: Front) -> str:
+    """Settings: where sessions are not counted, all of the drain time is waited for."""
+    return f"""
 ready_timeout = 30
 health_timeout = 15
 switch_timeout = 15
-drain_timeout = 10
+drain_timeout = {10 if measures(front) else 2}
 keep_previous = 0
 lease = 5
 """
@@ -65,6 +84,7 @@ class Stage:
     etcd: Etcd
     namespace: str
     daemon: Vulcanized
+    front: Front
     prefix: str
     config: Path
     running: list[ServerProcess] = field(default_factory=list)
@@ -188,6 +208,11 @@ class Stage:
         eventually(settled, 10, "the proxy to be in step")
 
 
+def ended(code: int, text: str, out: str) -> Ended:
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return Ended(code, [each for each in lines if "message" in each], out, text)
+
+
 @contextmanager
 def staged(
     folder: Path,
@@ -195,21 +220,22 @@ def staged(
     nodes: NodeAgent,
     etcd: Etcd,
     namespace: str,
+    front: Front,
 ) -> Iterator[Stage]:
-    """A stage on these servers, its daemon in step; nothing is deployed yet."""
+    """A stage on which nothing is deployed yet; its daemon follows one namespace."""
     prefix = f"/of-{namespace}"
     sides = sides_of(cluster, etcd, namespace, prefix)
     config = folder / "deployer.toml"
-    config.write_text(f'{sides}\n[deployer]\n{TIMES}\napp_settings = "{prefix}/config"\n')
-    with Vulcanized(folder / "v", sides) as daemon:
+    own = f'[deployer]\n{times(front)}\napp_settings = "{prefix}/config"\n'
+    config.write_text(f"{sides}\n{own}")
+    state = f'[sync]\nstate = "{folder}/state"\n'
+    daemon = Vulcanized(folder / "v", sides, targets=front.settings, more=state, port=front.port)
+    with daemon:
         daemon.start()
-        stage = Stage(folder, cluster, nodes, etcd, namespace, daemon, prefix, config)
-        yield stage
-        for process in stage.running:
-            process.stop()
+        stage = Stage(folder, cluster, nodes, etcd, namespace, daemon, front, prefix, config)
+        try:
+            yield stage
+        finally:
+            for process in stage.running:
+                process.stop()
     etcd.delete_prefix(prefix)
-
-
-def ended(code: int, text: str, out: str) -> Ended:
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return Ended(code, [each for each in lines if "message" in each], out, text)

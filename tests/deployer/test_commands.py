@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import ask
-from tests.deployer.stage import Stage
+from tests.deployer.stage import Stage, on_every_proxy
 from tests.servers.load import Load
 from tests.servers.nodeagent import Behaviour
 from tests.servers.wait import eventually
@@ -16,6 +16,7 @@ from tests.servers.wait import eventually
 pytestmark = pytest.mark.timeout(180)
 
 
+@on_every_proxy
 def test_back_to_the_version_before_while_it_is_kept_then_it_is_disposed_of(stage: Stage) -> None:
     assert stage.deploy(keep_previous=600).code == 0
     assert stage.deploy(keep_previous=600).code == 0

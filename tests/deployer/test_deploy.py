@@ -1,4 +1,4 @@
-"""Deployments on a real control plane, etcd, daemon and HAProxy: what ends well."""
+"""Deployments on a real control plane, etcd, daemon and proxy: HAProxy where only one is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.daemons import ask
-from tests.deployer.stage import Stage
+from tests.deployer.stage import BLIND, Stage, measures, on_every_proxy
 from tests.servers.load import Load
 from tests.servers.manifests import replication_controller
 from tests.servers.nodeagent import Behaviour
@@ -16,6 +16,7 @@ from tests.servers.wait import eventually
 pytestmark = pytest.mark.timeout(180)
 
 
+@on_every_proxy
 def test_a_first_deployment_serves_and_the_next_take_over_without_a_failed_request(
     stage: Stage,
 ) -> None:
@@ -32,6 +33,9 @@ def test_a_first_deployment_serves_and_the_next_take_over_without_a_failed_reque
             assert done.code == 0, done.text
             assert stage.active == version
             assert stage.controllers() == {version: 2}
+            # Where nobody can tell whether the old version is idle, that is said and waited for.
+            waits = [line["waiting"] for line in done.lines if line.get("step") == "idle"]
+            assert any(BLIND in each for each in waits) == (not measures(stage.front)), waits
             load.go_on()
     assert load.report.failed == {}
     assert load.report.versions.keys() == {"1", "2", "3"}

@@ -15,25 +15,32 @@ pytestmark = pytest.mark.timeout(180)
 NEW = {"app": "todo", "version": "2"}
 
 
+UNWELL: dict[str, tuple[Behaviour, dict[str, object], str]] = {
+    "http": (Behaviour(healthy=False), {}, "/health at port 8080 answers 503"),
+    "probe": (
+        Behaviour(healthy=False),
+        {"health": {"type": "probe", "interval": "100ms"}},
+        'without "healthy": true',
+    ),
+    "never-ready": (Behaviour(hold_ready=True), {}, "0 of 2 pods are ready"),
+    "no-image": (Behaviour(waiting="ImagePullBackOff"), {}, "ImagePullBackOff"),
+    "unschedulable": (Behaviour(), {"podspec": "unschedulable"}, "Unschedulable"),
+}
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "fields", "words"),
+    ("balancer", "first", "fault"),
     [
-        (Behaviour(healthy=False), {}, "/health at port 8080 answers 503"),
-        (
-            Behaviour(healthy=False),
-            {"health": {"type": "probe", "interval": "100ms"}},
-            'without "healthy": true',
-        ),
-        (Behaviour(hold_ready=True), {}, "0 of 2 pods are ready"),
-        (Behaviour(waiting="ImagePullBackOff"), {}, "ImagePullBackOff"),
-        (Behaviour(), {"podspec": "unschedulable"}, "Unschedulable"),
+        *(("haproxy", first, fault) for fault in UNWELL for first in (True, False)),
+        ("nginx", False, "http"),
+        ("vulcand", False, "http"),
     ],
-    ids=["http", "probe", "never-ready", "no-image", "unschedulable"],
+    indirect=["balancer"],
 )
-@pytest.mark.parametrize("first", [True, False], ids=["first", "next"])
 def test_what_is_not_well_goes_again_and_what_serves_never_notices(
-    stage: Stage, first: bool, behaviour: Behaviour, fields: dict[str, object], words: str
+    stage: Stage, first: bool, fault: str
 ) -> None:
+    behaviour, fields, words = UNWELL[fault]
     version = "1" if first else "2"
     if not first:
         assert stage.deploy(replicas=2).code == 0

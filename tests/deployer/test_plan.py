@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from tests.deployer.world import (
     TIMES,
     Daemon,
+    FakeHeld,
     Life,
     World,
     old_controller,
     record_of,
 )
 from vulcanized.deployer import standing
-from vulcanized.deployer.words import Record, Stage, Status, Times
+from vulcanized.deployer.way import FIRST_TICK, SLOW_TICK, TICK, Way
+from vulcanized.deployer.words import Entry, Record, Stage, Status, Times
 
 replace = msgspec.structs.replace
 
@@ -73,6 +75,43 @@ def test_a_new_version_takes_over_and_the_old_one_goes(way: str, pinned: bool) -
     record = Life(world, record_of(world, WAYS[way])).run()
     assert record.status is Status.DEPLOYED
     judge(world, before, record)
+
+
+@pytest.mark.parametrize(
+    ("waited", "tick"),
+    [
+        (0.0, FIRST_TICK),
+        (0.4, 0.1),
+        (3.0, TICK),
+        (20.0, SLOW_TICK),
+        (-3600.0, TICK),  # the clock was put back
+        (None, TICK),
+    ],
+)
+def test_the_longer_something_takes_the_seldomer_it_is_looked_at(
+    waited: float | None, tick: float
+) -> None:
+    world = world_with()
+    record = record_of(world, WAYS["blue-green"])
+    if waited is not None:
+        record = replace(record, journal=(Entry("ready", 0, world.now - waited),))
+    life = Life(world, record)
+    way = Way(life.deployer(), record, life.papers, FakeHeld(), None)  # type: ignore[arg-type]
+    assert way._tick() == pytest.approx(tick)
+
+
+@pytest.mark.parametrize("blind", [0, 1, 2])
+def test_where_one_proxy_cannot_tell_of_sessions_all_of_the_drain_time_is_waited_for(
+    blind: int,
+) -> None:
+    world = world_with()
+    for daemon in world.daemons[:blind]:
+        daemon.measures = False
+    record = Life(world, record_of(world, WAYS["blue-green"])).run()
+    assert record.status is Status.DEPLOYED
+    waited = [e.ended - e.began for e in record.journal if e.step == "idle" and e.ended]
+    # By the world's clock.
+    assert waited == ([pytest.approx(TIMES.drain, abs=0.5)] if blind else [])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -182,6 +182,17 @@ def test_the_slowest_target_counts_and_one_that_waits_behind_a_leader_does_not(d
     desk.says(revision=8)
 
 
+def test_a_target_that_is_about_to_apply_is_not_asked_meanwhile() -> None:
+    states = [state(in_effect=1)]
+    nobody = cast("Any", None)
+    reporter = Reporter(nobody, "/of-desk", Report("infra-1"), (), lambda: states)
+    reporter.ledger.settled(Reached(7, 7), 2)
+    assert not reporter._bell.is_set()
+    states[:] = [state(in_effect=2)]
+    reporter.ledger.settled(Reached(8, 7), 2)  # an event that changed nothing
+    assert reporter._bell.is_set()
+
+
 def test_sessions_are_told_while_there_are_any(desk: Desk) -> None:
     desk.sessions = {APP: {"1": 3, "2": 0}}
     desk.reporter.ledger.took(None, built("1 2", "2"))

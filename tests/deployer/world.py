@@ -50,12 +50,16 @@ class Crash(BaseException):
 
 @dataclass
 class Daemon:
-    """What one daemon has in effect. `lag`: how late it takes over; `stuck`: from when never."""
+    """What one daemon has in effect. `lag`: how late it takes over; `stuck`: from when never.
+
+    `measures`: its proxies tell of sessions; here there are none.
+    """
 
     name: str
     lag: float = 1.0
     stuck: float = 1e9
     away: tuple[float, float] = (1e9, 1e9)
+    measures: bool = True
     activation: str = ""
     revision: int = 0
     since: float = 0.0
@@ -166,7 +170,9 @@ class FakeStore:
             caught_up = daemon.activation == world.activation
             revision = max(daemon.revision, world.last) if caught_up else daemon.revision
             held = () if caught_up or world.now - world.changed < daemon.lag else (str(APP),)
-            found.append(Report(daemon.name, revision, world.last, held=held, measures=True))
+            found.append(
+                Report(daemon.name, revision, world.last, held=held, measures=daemon.measures)
+            )
         return tuple(found)
 
     def save(self, record: Record, held: Held) -> None:

@@ -32,7 +32,7 @@ from tests.servers.vulcand import Vulcand
 
 _BUILT = {
     KUBERNETES: {"control_plane", "new_control_plane"},
-    VULCAND: {"vulcand_server", "new_vulcand", "worlds"},
+    VULCAND: {"vulcand_server", "new_vulcand", "worlds", "balancer"},
 }
 
 

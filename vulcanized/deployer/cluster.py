@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
+import vulcanized.lean_requests  # noqa: F401
+
+# isort: split
 import msgspec
 import urllib3
 from kubernetes.client import ApiClient

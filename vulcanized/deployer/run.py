@@ -235,12 +235,12 @@ class Deployer(Means):
     def recover(self, app: AppId) -> list[Record]:
         """Finish or undo what a deployer that died left under way. Raises `Locked`."""
         with self._locked(app) as held:
-            return self._recover(app, held)
+            return self._recover(self.store.records(app), held)
 
     def dispose(self, app: AppId) -> list[Record]:
         """Take away previous versions whose time is up. Raises `Locked`."""
         with self._locked(app) as held:
-            return self._dispose(app, held)
+            return self._dispose(self.store.records(app), held)
 
     def forget(self, record: Record) -> None:
         """Delete the record of a deployment that is over. Raises `Locked`."""
@@ -259,24 +259,22 @@ class Deployer(Means):
                     raise
 
     def _tidy(self, app: AppId, held: Held) -> None:
-        self._recover(app, held)
-        self._dispose(app, held)
+        records = self.store.records(app)
+        if self._recover(records, held):
+            records = self.store.records(app)
+        self._dispose(records, held)
 
-    def _recover(self, app: AppId, held: Held) -> list[Record]:
+    def _recover(self, records: Iterable[Record], held: Held) -> list[Record]:
         ended = []
-        for left in [record for record in self.store.records(app) if record.under_way]:
+        for left in [record for record in records if record.under_way]:
             record = replace(left, resumed=True, by=_us())
             self.store.save(record, held)
             ended.append(self._carry(record, self.store.papers(record), held))
         return ended
 
-    def _dispose(self, app: AppId, held: Held) -> list[Record]:
+    def _dispose(self, records: Iterable[Record], held: Held) -> list[Record]:
         now = self.now()
-        due = [
-            record
-            for record in self.store.records(app)
-            if record.keeps and (record.dispose_at or 0) <= now
-        ]
+        due = [each for each in records if each.keeps and (each.dispose_at or 0) <= now]
         return [self._carry(record, Papers(), held) for record in due]
 
     def _managed(self, app: AppId) -> tuple[tuple[ControllerState, ...], tuple[PodState, ...]]:

@@ -60,8 +60,9 @@ log = structlog.get_logger(__name__)
 
 replace = msgspec.structs.replace
 
+FIRST_TICK: Final = 0.03
 TICK: Final = 0.25
-"""Seconds between two looks while something is waited for."""
+"""Seconds between two looks while something is waited for: at first, and after a second of it."""
 
 SLOW_TICK: Final = 1.0
 LONG: Final = 15.0
@@ -154,10 +155,13 @@ class Way:
                 )
 
     def _tick(self) -> float:
-        """Where something takes long, a look less often is as good."""
+        """A quarter of what was waited so far: few looks find out soon, whatever it takes."""
         open_ = [entry.began for entry in self.record.journal if entry.ended is None]
-        long = bool(open_) and self.means.now() - open_[-1] > LONG
-        return SLOW_TICK if long else TICK
+        waited = self.means.now() - open_[-1] if open_ else TICK * 4
+        if waited > LONG:
+            return SLOW_TICK
+        # A clock that was put back must not have us look without a pause until it is there again.
+        return min(TICK, max(FIRST_TICK, waited / 4)) if waited >= 0 else TICK
 
     def _step(self) -> AnyStep:
         record, means = self.record, self.means

@@ -86,6 +86,13 @@ def test_files_are_as_they_were_agreed(case: str) -> None:
     assert text == path.read_text()
 
 
+def test_what_is_only_checked_compiles_no_regex_to_machine_code(tmp_path: Path) -> None:
+    made_by = config()
+    parts = parts_of("plain", made_by)
+    assert "pcre_jit" in made_by.files(parts).files[MAIN]
+    assert "pcre_jit" not in made_by.candidate(parts, tmp_path).files[MAIN]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_nginx_takes_them(case: str, tmp_path: Path) -> None:
     try:

@@ -72,6 +72,7 @@ class MainView(NamedTuple):
     http: str
     directory: str
     user: str
+    serves: bool
 
 
 class MadeOf(msgspec.Struct, frozen=True, gc=False):
@@ -257,8 +258,9 @@ class Config:
             self._main = self._render_main(self._directory, self.user)
         return self._main
 
-    def _render_main(self, directory: Path, user: str) -> str:
-        main = MainView(words.file(str(directory / HTTP)), words.file(str(directory)), user)
+    def _render_main(self, directory: Path, user: str, *, serves: bool = True) -> str:
+        http = words.file(str(directory / HTTP))
+        main = MainView(http, words.file(str(directory)), user, serves)
         return self._templates.render(_MAIN_TEMPLATE, main=main)
 
     # --- files ----------------------------------------------------------------------------------
@@ -323,7 +325,8 @@ class Config:
         """Files for a check in `directory`: they bind nothing that could be in use."""
         blocks = {app: self._block(app, parts[app]) for app in sorted(parts)}
         chunks = self._joined(blocks, _UNBOUND)
-        main = self._render_main(directory, "")
+        # To compile regexes to machine code is two fifths of a check, and changes no answer.
+        main = self._render_main(directory, "", serves=False)
         return Rendered({HTTP: _text(chunks), MAIN: main}, NOTHING, chunks)
 
     def _joined(self, blocks: Mapping[AppId, _Block], listen: tuple[str, ...]) -> list[_Chunk]:

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ from tests.targets.nginxedge import NginxEdge, restart_of_the_daemon
 from vulcanized.errors import Rejected, ReloadFailed, TargetError, TemplateFailed
 from vulcanized.model import AppId, DesiredApp, Outcome, Pin, PinKind, Policies, Server
 from vulcanized.resources import templates_directory
-from vulcanized.targets.nginx import old, process, proxy
-from vulcanized.targets.nginx.config import HTTP, LAST_GOOD, Rendered
+from vulcanized.targets.nginx import judge, old, process, proxy
+from vulcanized.targets.nginx.config import HTTP, LAST_GOOD, Config, Rendered
 from vulcanized.targets.quarantine import Verdict
 
 
@@ -276,7 +277,10 @@ def test_old_workers_are_bounded_while_clients_stay(
 # --- apps that nginx refuses ----------------------------------------------------------------------
 
 GIBBERISH, UNENDING, SHARED = 7, 8, 9
-"""Numbers of retries with which an app's pools have a line that nginx refuses."""
+"""Numbers of retries with which an app's pools have a line that nginx refuses.
+
+`SHARED`: not of `a` alone, nor of others without it, but of both.
+"""
 
 
 class Refusing:
@@ -290,7 +294,8 @@ class Refusing:
             shipped("pool.j2")
             + f"{{% if app.tries == {GIBBERISH + 1} %}}\ngibberish here;\n{{% endif %}}\n"
             + f"{{% if app.tries == {UNENDING + 1} %}}\nkeepalive_timeout {{ \n{{% endif %}}\n"
-            + f"{{% if app.tries == {SHARED + 1} %}}\nzone shared 64k;\n{{% endif %}}\n",
+            + f"{{% if app.tries == {SHARED + 1} %}}\n"
+            + 'zone shared {{ 64 if app.app == "default/a" else 128 }}k;\n{% endif %}\n',
         )
         self.edge = new_nginx(templates=self.templates, **settings)
         self._pods: dict[str, Server] = {}
@@ -354,6 +359,49 @@ def test_several_are_found_by_bisection_though_nginx_names_nobody(
     edge.show(*(refusing.app(name, GIBBERISH if name in bad else 1, pod) for name in apps))
     assert set(edge.held) == bad
     assert edge.get("app-04.example.com").pod == "shared"
+
+
+def test_only_what_differs_from_what_runs_is_checked(
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[set[str]] = []
+    real = judge.check
+
+    def watched(config: Config, parts: judge.Parts, *more: Any) -> Verdict:
+        checked.append({app.name for app in parts})
+        return real(config, parts, *more)
+
+    monkeypatch.setattr(judge, "check", watched)
+    edge = refusing.edge
+    edge.show(refusing.app("a", 1), refusing.app("b", 1))
+    edge.show(refusing.app("c", 1), refusing.app("b", 2))
+    assert checked.pop() == {"b", "c"}
+    edge.show(refusing.app("c", 1, edge.pod("c2")), gone=[AppId("default", "a")])
+    assert edge.get("a.example.com").status == 404
+    assert checked == []
+    pool = refusing.templates / "pool.j2"
+    written(pool, pool.read_text() + "# other\n")
+    edge.show(refusing.app("d", 1))
+    assert checked.pop() == {"b", "c", "d"}
+
+
+def test_an_app_that_only_passes_without_another_is_found_when_the_reload_fails(
+    refusing: Refusing,
+) -> None:
+    edge = refusing.edge
+    edge.show(refusing.app("a", SHARED), refusing.app("b", 1))
+    with Load(edge.port, "a.example.com") as load:
+        with pytest.raises(ReloadFailed, match="conflicts with already declared size") as failed:
+            edge.apply(refusing.app("c", SHARED), refusing.app("d", 1))
+        assert failed.value.restored
+        edge.show(refusing.app("b", 2))
+        load.go_on(20)
+    assert load.report.failed == {}
+    assert set(edge.held) == {"c"}
+    assert [edge.get(f"{name}.example.com").pod for name in "abd"] == ["a-pod", "b-pod", "d-pod"]
+    edge.show(refusing.app("c", 1))
+    assert edge.held == {}
+    assert edge.get("c.example.com").pod == "c-pod"
 
 
 def test_a_route_of_an_app_that_is_kept_back_goes_to_whom_it_belongs_by_now(

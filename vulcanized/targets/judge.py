@@ -60,6 +60,9 @@ class Court(Protocol[P, G]):
     def digest(self, parts: Mapping[AppId, P]) -> str:
         """Tells candidates apart whose check or reload may end differently."""
 
+    def unknown(self, parts: Mapping[AppId, P], ground: G) -> Mapping[AppId, P]:
+        """Those of which the ground, if it runs, does not show already that they pass."""
+
     def candidate(
         self, wanted: Mapping[AppId, P], back: Container[AppId], ground: G
     ) -> Mapping[AppId, P]:
@@ -99,7 +102,8 @@ class Judge(Generic[P, G]):
         self._clock = clock
         self._budget = Budget()
         self._refusal = Refusal()
-        self._checked = ""
+        self._checked = self._checked_in_part = ""
+        self._distrusts = False
         self._searching: _Searching[P] | None = None
 
     # --- what goes out --------------------------------------------------------------------------
@@ -114,12 +118,14 @@ class Judge(Generic[P, G]):
             self._refuse_again(self._court.digest(self.candidate(wanted, ground)))
 
     def accepted(
-        self, wanted: Mapping[AppId, P], ground: G, *, serving: bool
+        self, wanted: Mapping[AppId, P], ground: G, *, serving: bool, in_part: bool = False
     ) -> Mapping[AppId, P] | None:
         """What of `wanted` the proxy accepts; None: not known yet, call again at `due`.
 
         One check at most. `serving`: a process runs what `ground` says, and must not lose any of
-        it. Raises Rejected when no app can be kept back for it, ProxyUnreachable, NotWritten.
+        it. `in_part`: nothing but apps differs from that, so only those that do are checked; where
+        they pass and the reload fails all the same, `doubt` has all of them checked. Raises
+        Rejected when no app can be kept back for it, ProxyUnreachable, NotWritten.
         """
         now = self._clock()
         if self._searching is not None:
@@ -129,7 +135,8 @@ class Judge(Generic[P, G]):
         parts = self.candidate(wanted, ground)
         digest = self._court.digest(parts)
         self._refuse_again(digest)
-        if digest == self._checked:
+        in_part = in_part and serving and not self._distrusts
+        if digest == self._checked or (in_part and digest == self._checked_in_part):
             return parts
         if not self._court.available():
             # A sidecar may have no proxy's program of its own: the reload is the check then.
@@ -138,12 +145,14 @@ class Judge(Generic[P, G]):
                 proxy=self._court.proxy,
             )
             return parts
+        checked = self._court.unknown(parts, ground) if in_part else parts
         try:
-            verdict = self._check(parts)
+            verdict = self._check(checked) if checked else Verdict(passed=True)
         except Rejected as error:
             self.refuse(parts, error)
             raise
         if verdict.passed:
+            self._checked_in_part = digest
             return parts
         self._begin(wanted, digest, ground, verdict)
         return None
@@ -214,6 +223,23 @@ class Judge(Generic[P, G]):
         """What runs is another one by now."""
         self._refusal.forget()
         self._searching = None
+
+    def doubt(self, parts: Mapping[AppId, P]) -> bool:
+        """A reload of these failed: until one succeeds all apps are checked.
+
+        Whether such a check, where there was none, refuses them: then `accepted` finds out whom.
+        """
+        self._distrusts = True
+        if self._court.digest(parts) == self._checked or not self._court.available():
+            return False
+        try:
+            return not self._check(parts).passed
+        except TargetError:
+            return False
+
+    def trust(self) -> None:
+        """A reload succeeded."""
+        self._distrusts = False
 
     def refuse(self, parts: Mapping[AppId, P], error: TargetError) -> None:
         """Remember that this was refused as a whole."""

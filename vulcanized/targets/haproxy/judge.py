@@ -48,6 +48,9 @@ class _Court:
         structure = self._config.structure(parts.values())
         return structure_digest(structure, plan.tables_of(parts.values())[REGEX])
 
+    def unknown(self, parts: Parts, ground: Ground) -> Parts:
+        return parts
+
     def candidate(self, wanted: Parts, back: Container[AppId], ground: Ground) -> Parts:
         return candidate(wanted, back, ground)
 

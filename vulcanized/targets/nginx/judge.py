@@ -53,6 +53,9 @@ class _Court:
         told.update("".join(self._config.judged(parts)).encode())
         return told.hexdigest()
 
+    def unknown(self, parts: Parts, ground: Ground) -> Parts:
+        return {app: part for app, part in parts.items() if ground.get(app) != part.shape}
+
     def candidate(self, wanted: Parts, back: Container[AppId], ground: Ground) -> Parts:
         return candidate(wanted, back, ground, self._gone)
 

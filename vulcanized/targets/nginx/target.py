@@ -84,6 +84,8 @@ TEMPLATE: Final = "template"
 NEW_BACKEND: Final = "new_backend"
 CHANGED_STRUCTURE: Final = "structure"
 SERVERS: Final = "servers"
+_OF_APPS: Final = frozenset({NEW_BACKEND, CHANGED_STRUCTURE, SERVERS})
+"""Causes in which only apps differ from what runs."""
 
 LOOK_EVERY: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
@@ -510,7 +512,12 @@ class NginxTarget:
         if due is not None and due > self._clock():
             return ""
         held = self._judge.held.apps()
-        parts = self._judge.accepted(self._wanted.parts, ground, serving=bool(running.digest))
+        parts = self._judge.accepted(
+            self._wanted.parts,
+            ground,
+            serving=bool(running.digest),
+            in_part=cause in _OF_APPS,
+        )
         if held != self._judge.held.apps():
             self._begin_anew()
         if parts is None:
@@ -527,8 +534,10 @@ class NginxTarget:
             made_of = self._proxy.reload(rendered, running, self._good)
         except ReloadFailed as error:
             self._running = None if not error.restored else running
-            # With other pods it may pass; the same would be refused again, unless it was deaf.
-            self._refusal.remember(rendered.made_of.digest, error, self._clock())
+            # With other pods it may pass; the same would be refused again, unless it was deaf, or
+            # a check of all apps finds the one that cannot be beside the others.
+            if not self._judge.doubt(parts):
+                self._refusal.remember(rendered.made_of.digest, error, self._clock())
             self._deaf = self._proxy.generation() is None
             self._judge.blame(process.verdict(error.said, rendered).named, parts)
             raise
@@ -537,6 +546,7 @@ class NginxTarget:
             self._reloaded_at = self._clock()
         self._refusal.forget()
         self._judge.forget()
+        self._judge.trust()
         self._judge.held.accepted()
         self._good = rendered.files
         self._asked = ""

@@ -121,6 +121,8 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.link(self.path / name, temporary)
                 temporary.replace(self.path / copy)
+                # Where both are one file by now, rename leaves the two of them.
+                temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def candidate(self) -> Iterator[Path]:

@@ -175,12 +175,12 @@ def test_reloads_in_a_row_with_clients_that_stay_cost_nothing_that_grows(
             world.leave(6)
             world.reload()
             most = max(most, len(world.workers.leaving))
-            if number in (RELOADS // 4, RELOADS):
+            if number in (RELOADS // 2, RELOADS):
                 eventually(lambda: len(world.workers.leaving) == 6)
                 used[number] = world.used()
         assert world.reloads == 1 + RELOADS
         assert most <= 8
-        early, late = used[RELOADS // 4], used[RELOADS]
+        early, late = used[RELOADS // 2], used[RELOADS]
         assert late["descriptors of nginx"] == early["descriptors of nginx"]
         assert late["descriptors of the daemon"] <= early["descriptors of the daemon"] + 2
         assert late["memory of nginx"] < early["memory of nginx"] + 2 * MEGABYTE

@@ -39,8 +39,10 @@ APP: Final = "pair"
 HOST: Final = f"{APP}.test"
 VERSIONS: Final = ("blue", "green")
 
-_CALM = 0.7
+_CALM = 1.5
 """Seconds between two switches: reports are written and files are flushed by then."""
+_SERVED = 0.7
+"""Seconds after which all have done what they were told."""
 _AT_ONCE = 4
 _READY = 120.0
 _LONGEST = 60.0
@@ -124,7 +126,7 @@ class Fleet:
         sent = time.monotonic()
         revision = str(self._bare.put(self._floor_key, b"x"))
         # To ask the watchers any earlier would slow them down.
-        time.sleep(_CALM / 2)
+        time.sleep(_SERVED)
         done: list[float] = [
             floor.moments("put", [revision])[revision][1] for floor in self._floors
         ]
@@ -166,7 +168,7 @@ class Fleet:
         To ask fifty proxies over and over would take the processors away from those that are to
         switch. So each is asked afterwards, once.
         """
-        time.sleep(_CALM / 2)
+        time.sleep(_SERVED)
         if not self._serves(version):
             raise NoEffect(f"not every proxy serves {version}, and all have switched")
         return max(log.first("applied") for log in logs)

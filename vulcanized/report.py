@@ -6,11 +6,13 @@ told once every target has confirmed the generation that was built from all acti
 and sessions are counted after that.
 
 The key is on a lease: it goes when the daemon does. A report is bounded, written when something
-in it changed, and a few times a second at most.
+in it changed, and a few times a second at most: a moment after, for all of a fleet switch at once,
+and those that have yet to must not wait for the reports of those that have.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,9 @@ TTL: Final = 10
 WRITE_EVERY: Final = 0.2
 COUNT_EVERY: Final = 0.5
 """Seconds between two writes, and between two counts while sessions are left."""
+
+GATHER: Final = (0.05, 0.15)
+"""Seconds: from which range the wait before a report is drawn."""
 
 MOST_APPS: Final = 100
 """Apps that are listed as held or quarantined, and versions whose sessions are counted."""
@@ -166,6 +171,7 @@ class Reporter:
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`blank`: what never changes in it."""
         self.ledger = Ledger(self._settled)
@@ -176,6 +182,7 @@ class Reporter:
         self._states = states
         self._clock = clock
         self._now = now
+        self._uniform = uniform
         self._bell = threading.Event()
         self._lease: Lease | None = None
         self._written: Report | None = None
@@ -206,17 +213,19 @@ class Reporter:
                     stop.wait(WRITE_EVERY)
                 elif self._error:
                     pause = _RETRY
-                self._sleep(pause, stop)
+                if self._rung(pause, stop):
+                    stop.wait(self._uniform(*GATHER))
         finally:
             if self._lease is not None:
                 self._lease.close()
 
-    def _sleep(self, seconds: float, stop: threading.Event) -> None:
-        """Until it rings; `stop` is looked at now and then."""
+    def _rung(self, seconds: float, stop: threading.Event) -> bool:
+        """Sleep until it rings; `stop` is looked at now and then."""
         end = self._clock() + seconds
         while not stop.is_set() and (left := end - self._clock()) > 0:
             if self._bell.wait(min(left, 0.2)):
-                return
+                return True
+        return False
 
     def _report(self) -> Report:
         states = self._states()

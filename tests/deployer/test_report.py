@@ -18,7 +18,7 @@ from vulcanized.deployer.words import Report
 from vulcanized.errors import ProxyUnreachable
 from vulcanized.etcd import EtcdClient
 from vulcanized.model import AppId, Backend, Built, DesiredApp, Reached, Share, Standing
-from vulcanized.report import MOST_APPS, Ledger, Reporter
+from vulcanized.report import GATHER, MOST_APPS, Ledger, Reporter
 from vulcanized.targets.runner import RunnerState
 
 APP = AppId("default", "todo")
@@ -191,6 +191,37 @@ def test_a_target_that_is_about_to_apply_is_not_asked_meanwhile() -> None:
     states[:] = [state(in_effect=2)]
     reporter.ledger.settled(Reached(8, 7), 2)  # an event that changed nothing
     assert reporter._bell.is_set()
+
+
+def test_a_report_waits_a_moment_for_what_comes_with_it(etcd_server: Etcd) -> None:
+    drawn: list[tuple[float, float]] = []
+    stop, states = threading.Event(), [state()]
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        states[:] = [state(in_effect=3)]  # another apply while it waits
+        return low
+
+    with EtcdClient([etcd_server.endpoint]) as client:
+        reporter = Reporter(
+            client, "/of-moment", Report("infra-1"), (), lambda: states, uniform=uniform
+        )
+        thread = threading.Thread(target=reporter.run, args=(stop,))
+        thread.start()
+        key = "/of-moment/instances/infra-1"
+        eventually(lambda: etcd_server.get(key), 10)
+        assert drawn == []  # the first one is due at once
+        states[:] = [state(in_effect=2)]
+        reporter.ring()
+
+        def generation() -> int:
+            return msgspec.json.decode(etcd_server.get(key) or b"", type=Report).generation
+
+        eventually(lambda: generation() != 1, 10)
+        assert generation() == 3
+        assert drawn == [GATHER]
+        stop.set()
+        thread.join(10)
 
 
 def test_sessions_are_told_while_there_are_any(desk: Desk) -> None:

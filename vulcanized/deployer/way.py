@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 replace = msgspec.structs.replace
 
-FIRST_TICK: Final = 0.03
+FIRST_TICK: Final = 0.05
 TICK: Final = 0.25
 """Seconds between two looks while something is waited for: at first, and after a second of it."""
 

@@ -133,3 +133,30 @@ def test_the_service_tells_it_once_and_goes_on_with_the_others(stage: Stage) -> 
         log = stage.running[-1].log.read_text()
     assert log.count("record unreadable") == 1
     assert stage.controllers("other") == {"1": 1}
+
+
+def test_a_stored_descriptor_that_cannot_be_read_is_told_and_hides_no_other(stage: Stage) -> None:
+    prefix = f"{stage.prefix}/descriptors/{stage.app}"
+    with serving(stage) as service:
+        ask = service.ask
+        places = [ask("POST", "/descriptors/", stage.descriptor())[2] for _ in range(3)]
+        ids = [place.split("/")[2] for place in places]
+        stage.etcd.put(f"{prefix}/{ids[0]}", "{")
+        stage.etcd.put(f"{prefix}/{ids[1]}", '{"stored": true, "descriptor": "a: ["}')
+        status, listed, _ = ask("GET", "/descriptors/")
+        assert status == 200
+        told = {each["id"]: each for each in listed}
+        assert "descriptor" in told[ids[2]]
+        assert f"{prefix}/{ids[0]} cannot be read" in told[ids[0]]["unreadable"]
+        assert "the descriptor" in told[ids[1]]["unreadable"]
+        status, answer, _ = ask("GET", f"/descriptors/{ids[0]}/")
+        assert (status, "store it anew" in answer["reason"]) == (409, True)
+        assert ask("POST", "/deployments/", descriptorId=ids[0])[0] == 409
+        assert ask("POST", "/deployments/", descriptorId=ids[1])[0] == 422
+        assert stage.controllers() == {}
+        # By the same names it is mended, or taken away.
+        assert ask("PUT", f"/descriptors/{ids[0]}/", stage.descriptor())[0] == 204
+        assert ask("DELETE", f"/descriptors/{ids[1]}/")[0] == 204
+        left = {each["id"]: each for each in ask("GET", "/descriptors/")[1]}
+        assert left.keys() == {ids[0], ids[2]}
+        assert "descriptor" in left[ids[0]]

@@ -22,13 +22,10 @@ from vulcanized.deployer.descriptor import (
 from vulcanized.deployer.progress import summary
 from vulcanized.deployer.run import Deployer
 from vulcanized.deployer.service import Feed, Problem, Service
-from vulcanized.deployer.store import Store, new_id
+from vulcanized.deployer.store import Store, Stored, new_id
 from vulcanized.deployer.views import journal_of, listed
 from vulcanized.deployer.words import Record, Times
-from vulcanized.errors import (
-    DescriptorInvalid,
-    NotPossible,
-)
+from vulcanized.errors import DescriptorInvalid, Invalid, NotPossible, Unreadable
 from vulcanized.model import AppId
 from vulcanized.objects import Labels
 from vulcanized.printable import printable_document
@@ -93,30 +90,43 @@ def _store_descriptor(request: Request) -> Answer:
     return Answer(HTTPStatus.CREATED, {"id": id_, "app": str(app)}, place)
 
 
-def _descriptor(request: Request, id_: str) -> tuple[AppId, str]:
+def _stored(request: Request, id_: str) -> Stored:
     found = request.store.stored(request.namespace).get(id_)
     if found is None:
         raise Problem(HTTPStatus.NOT_FOUND, "there is no such descriptor in this namespace")
-    return found[0], found[1].descriptor
+    return found
 
 
-def _shown(id_: str, app: AppId, text: str) -> Json:
-    raw = read(text.encode(), "the descriptor").raw
-    return {"id": id_, "app": str(app), "descriptor": redacted(raw)}
+def _readable(request: Request, id_: str) -> Stored:
+    found = _stored(request, id_)
+    if found.unread:
+        raise Unreadable(found.unread)
+    return found
+
+
+def _shown(id_: str, found: Stored) -> Json:
+    told = {"id": id_, "app": str(found.app)}
+    try:
+        if not found.unread:
+            raw = read(found.text.encode(), "the descriptor").raw
+            return told | {"descriptor": redacted(raw)}
+    except Invalid as error:  # somebody else has written there
+        return told | {"unreadable": f"{error}: store it anew"}
+    return told | {"unreadable": found.unread}
 
 
 def _descriptors(request: Request) -> Answer:
     name, found = request.query.get("appname"), request.store.stored(request.namespace)
-    told = [_shown(i, a, p.descriptor) for i, (a, p) in found.items() if name in (None, a.name)]
+    told = [_shown(id_, each) for id_, each in found.items() if name in (None, each.app.name)]
     return Answer(HTTPStatus.OK, told)
 
 
 def _one_descriptor(request: Request, id_: str) -> Answer:
-    return Answer(HTTPStatus.OK, _shown(id_, *_descriptor(request, id_)))
+    return Answer(HTTPStatus.OK, _shown(id_, _readable(request, id_)))
 
 
 def _replace_descriptor(request: Request, id_: str) -> Answer:
-    app, _ = _descriptor(request, id_)
+    app = _stored(request, id_).app
     if request.draft().identity(request.values()).app != app:
         raise DescriptorInvalid("the descriptor", f"is about another app than {app}")
     request.store.put_descriptor(app, id_, request.body.decode())
@@ -124,13 +134,13 @@ def _replace_descriptor(request: Request, id_: str) -> Answer:
 
 
 def _delete_descriptor(request: Request, id_: str) -> Answer:
-    request.store.delete_descriptor(_descriptor(request, id_)[0], id_)
+    request.store.delete_descriptor(_stored(request, id_).app, id_)
     return Answer(HTTPStatus.NO_CONTENT)
 
 
 def _deploy(request: Request, id_: str = "") -> Answer:
     id_ = id_ or request.query.get("descriptorId", "")
-    content = _descriptor(request, id_)[1].encode() if id_ else request.body
+    content = _readable(request, id_).text.encode() if id_ else request.body
     draft, values = request.draft(content), request.values()
     app = draft.identity(values).app
     for record in request.store.records(app) if request.key else ():

@@ -59,6 +59,14 @@ class Papers(msgspec.Struct, frozen=True):
     stored: bool = False
 
 
+class Stored(NamedTuple):
+    """A stored descriptor as it was given; `unread`: why it cannot be told, "" where it can."""
+
+    app: AppId
+    text: str
+    unread: str = ""
+
+
 class Written(NamedTuple):
     """A key's text and when it was last changed; "" and 0 where there is none."""
 
@@ -228,19 +236,26 @@ class Store:
 
     # --- descriptors that stand for themselves ---
 
-    def stored(self, namespace: str) -> dict[str, tuple[AppId, Papers]]:
-        """The stored descriptors of a namespace, by id."""
+    def stored(self, namespace: str) -> dict[str, Stored]:
+        """The stored descriptors of a namespace, by id; what cannot be read is one of them."""
         checked(AppId(namespace, "any"))
         prefix = f"{self._prefix}/descriptors/{namespace}/"
         found = {}
         for item in self._client.list_prefix(prefix, stop=self._stop).items:
             name, _, id_ = item.key.removeprefix(prefix).partition("/")
+            if not _APP(name) or not _ID(id_):
+                continue
+            app = AppId(namespace, name)
             try:
                 papers = msgspec.json.decode(item.value, type=Papers)
-            except WRONG:
-                continue
-            if papers.stored and _APP(name) and _ID(id_):
-                found[id_] = AppId(namespace, name), papers
+            except WRONG as error:
+                # Beside a record it is told by who needs it.
+                if self._client.get(self.key("deployments", app, id_), self._stop) is None:
+                    why = f"{item.key} cannot be read ({shown(str(error), '')}): store it anew"
+                    found[id_] = Stored(app, "", why)
+            else:
+                if papers.stored:
+                    found[id_] = Stored(app, papers.descriptor)
         return found
 
     def put_descriptor(self, app: AppId, id_: str, text: str) -> None:

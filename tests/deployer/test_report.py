@@ -209,19 +209,21 @@ def test_a_report_waits_a_moment_for_what_comes_with_it(etcd_server: Etcd) -> No
         thread = threading.Thread(target=reporter.run, args=(stop,))
         thread.start()
         key = "/of-moment/instances/infra-1"
-        eventually(lambda: etcd_server.get(key), 10)
-        assert drawn == []  # the first one is due at once
-        states[:] = [state(in_effect=2)]
-        reporter.ring()
 
         def generation() -> int:
             return msgspec.json.decode(etcd_server.get(key) or b"", type=Report).generation
 
-        eventually(lambda: generation() != 1, 10)
-        assert generation() == 3
-        assert drawn == [GATHER]
-        stop.set()
-        thread.join(10)
+        try:
+            eventually(lambda: etcd_server.get(key), 10)
+            assert drawn == []  # the first one is due at once
+            states[:] = [state(in_effect=2)]
+            reporter.ring()
+            eventually(lambda: generation() != 1, 10)
+            assert generation() == 3
+            assert drawn == [GATHER]
+        finally:
+            stop.set()
+            thread.join(10)
 
 
 def test_sessions_are_told_while_there_are_any(desk: Desk) -> None:

@@ -97,11 +97,11 @@ def _stored(request: Request, id_: str) -> Stored:
     return found
 
 
-def _readable(request: Request, id_: str) -> Stored:
+def _given(request: Request, id_: str) -> bytes:
     found = _stored(request, id_)
     if found.unread:
         raise Unreadable(found.unread)
-    return found
+    return found.text.encode()
 
 
 def _shown(id_: str, found: Stored) -> Json:
@@ -122,7 +122,7 @@ def _descriptors(request: Request) -> Answer:
 
 
 def _one_descriptor(request: Request, id_: str) -> Answer:
-    return Answer(HTTPStatus.OK, _shown(id_, _readable(request, id_)))
+    return Answer(HTTPStatus.OK, _shown(id_, _stored(request, id_)))
 
 
 def _replace_descriptor(request: Request, id_: str) -> Answer:
@@ -140,7 +140,7 @@ def _delete_descriptor(request: Request, id_: str) -> Answer:
 
 def _deploy(request: Request, id_: str = "") -> Answer:
     id_ = id_ or request.query.get("descriptorId", "")
-    content = _readable(request, id_).text.encode() if id_ else request.body
+    content = _given(request, id_) if id_ else request.body
     draft, values = request.draft(content), request.values()
     app = draft.identity(values).app
     for record in request.store.records(app) if request.key else ():

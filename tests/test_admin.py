@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,3 +301,47 @@ def test_a_log_line_for_people_is_one_line() -> None:
     structlog.get_logger("vulcanized.test").info("applied", target="edge")
     assert out.getvalue().count("\n") == 1
     assert "target=edge" in out.getvalue()
+
+
+@pytest.mark.usefixtures("_logging")
+def test_a_logger_that_has_logged_follows_another_level_format_and_stream() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure_logging("json", "warning", first)
+    log = structlog.get_logger("vulcanized.test")
+    log.info("not at this level")
+    log.warning("at this one")
+    configure_logging("console", "info", second)
+    log.info("at this level")
+    assert [json.loads(line)["message"] for line in first.getvalue().splitlines()] == [
+        "at this one"
+    ]
+    assert "at this level" in second.getvalue()
+    assert not second.getvalue().startswith("{")
+
+
+@pytest.mark.usefixtures("_logging")
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    log = structlog.get_logger("vulcanized.test")
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - its end fails too
+    closed, out = io.StringIO(), io.StringIO()
+    closed.close()
+    for stream in (full, closed, out):
+        configure_logging("json", "info", stream)
+        log.info("said")
+    assert json.loads(out.getvalue())["message"] == "said"
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+
+
+@pytest.mark.usefixtures("_logging")
+def test_an_exception_is_told_with_its_traceback() -> None:
+    out = io.StringIO()
+    configure_logging("json", "info", out)
+    try:
+        raise ValueError("as expected")
+    except ValueError:
+        structlog.get_logger("vulcanized.test").exception("failed", thread="x")
+    line = json.loads(out.getvalue())
+    assert (line["level"], line["message"], line["thread"]) == ("error", "failed", "x")
+    assert "Traceback" in line["exception"]
+    assert "ValueError: as expected" in line["exception"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from vulcanized.model import (
     SourcePhase,
     SourceState,
 )
-from vulcanized.reconciler import Outlet, Reconciler, Stream
+from vulcanized.reconciler import REMEMBER_AFTER, Outlet, Reconciler, Stream
 from vulcanized.slot import DirtyApps
 
 OTHER = AppId("default", "other")
@@ -90,12 +90,14 @@ class Kept:
     """A memory that is a dict."""
 
     rows: dict[AppId, Remembered] = field(default_factory=dict)
+    saves: int = 0
 
     def load(self) -> dict[AppId, Remembered]:
         return dict(self.rows)
 
     def save(self, changed: Mapping[AppId, Remembered]) -> None:
         self.rows.update(changed)
+        self.saves += 1
 
 
 @dataclass
@@ -116,6 +118,10 @@ class Rig:
         change = outlet.slot.take(5)
         assert change is not None, "no change was offered"
         return change
+
+    def remembered(self, holds: Callable[[Mapping[AppId, Remembered]], bool]) -> None:
+        """Return when what is written down is so."""
+        eventually(lambda: bool(self.memory.rows) and holds(self.memory.rows), 5, "it is saved")
 
     def pass_through(self) -> None:
         """Return when all that was marked before has been worked on."""
@@ -221,13 +227,50 @@ def test_an_app_that_is_gone_is_offered_as_gone_and_forgotten() -> None:
     source = ready_source()
     with running(source) as rig:
         rig.take()
-        assert rig.memory.rows[TODO].config is not None
+        rig.remembered(lambda rows: rows[TODO].config is not None)
         del source.configs[TODO], source.pods_[TODO]
         source.dirty.mark([TODO])
         assert rig.take().apps == {TODO: None}
         rig.pass_through()
         assert rig.reconciler.snapshot().apps == {}
-        assert rig.memory.rows[TODO] == Remembered()
+        rig.remembered(lambda rows: rows[TODO] == Remembered())
+
+
+def test_what_is_accepted_is_written_down_together_once_it_is_calm() -> None:
+    source = ready_source()
+    with running(source) as rig:
+        rig.take()
+        rig.remembered(lambda rows: rows[TODO].config is not None)
+        saves = rig.memory.saves
+        for number in range(20):
+            source.route(TODO, f"todo{number}.example.com")
+            rig.take()
+        rig.remembered(lambda rows: "todo19." in str(rows[TODO].config))
+        assert rig.memory.saves - saves < 10
+
+
+def test_what_is_accepted_is_written_down_while_it_never_gets_calm() -> None:
+    source = ready_source()
+    with running(source) as rig:
+        stop = threading.Event()
+
+        def restless() -> None:
+            while not stop.wait(REMEMBER_AFTER / 10):
+                source.dirty.mark([OTHER])
+
+        noise = threading.Thread(target=restless)
+        noise.start()
+        try:
+            rig.remembered(lambda rows: rows[TODO].config is not None)
+        finally:
+            stop.set()
+            noise.join()
+
+
+def test_what_was_accepted_last_is_written_down_at_the_end() -> None:
+    with running(ready_source()) as rig:
+        rig.take()
+    assert rig.memory.rows[TODO].config is not None
 
 
 def test_one_bad_config_leaves_the_app_as_it_was_and_the_others_alone() -> None:
@@ -359,7 +402,7 @@ def test_a_strict_target_beside_another_refuses_for_itself_alone_also_after_a_re
         fresh.route(TODO, "plain.example.com")
         assert routes(rig.take()) == routes(rig.take_beside()) == ["plain.example.com"]
         rig.pass_through()
-        assert memory.rows[TODO].elsewhere == ()
+        rig.remembered(lambda rows: rows[TODO].elsewhere == ())
 
 
 def test_an_app_that_vanished_while_nobody_looked_is_remembered_no_longer() -> None:
@@ -367,7 +410,7 @@ def test_an_app_that_vanished_while_nobody_looked_is_remembered_no_longer() -> N
     with running(ready_source(), memory=memory) as rig:
         rig.take()
         rig.pass_through()
-        assert memory.rows[OTHER] == Remembered()
+        rig.remembered(lambda rows: rows[OTHER] == Remembered())
 
 
 def test_a_full_pass_finds_what_no_event_told() -> None:

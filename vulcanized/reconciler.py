@@ -43,6 +43,10 @@ RESYNC_SLICE = 100
 """Apps of a full pass that are built between two looks at the dirty set: an event waits for at
 most this many."""
 
+REMEMBER_AFTER = 0.1
+REMEMBER_AT_LEAST_EVERY = 0.3
+"""Seconds: what was accepted is written down once nothing happens for so long, or after so long."""
+
 
 class Stream(Protocol):
     """One followed thing, one thread. `spoken`: it has delivered a whole first state.
@@ -155,6 +159,8 @@ class Reconciler:
         self._streams = (*cluster.streams, *store.streams)
         self._views, self._view_of = _views(self._outlets)
         self._remembered: dict[AppId, Remembered] = {}
+        self._unsaved: dict[AppId, Remembered] = {}
+        self._save_at = 0.0
         self._built: dict[AppId, Built] = {}
         self._generation = 0
         self._synced = False
@@ -193,17 +199,35 @@ class Reconciler:
     def run(self, stop: threading.Event) -> None:
         """Reconcile until `stop` is set or the dirty set is closed."""
         self._remembered = self._memory.load()
-        while not stop.is_set():
-            self._beat = self._clock()
-            taken = self._dirty.drain(0.0 if self._backlog else 1.0)
-            if taken is None:
-                return
-            if not self._synced:
-                self._start()
-            else:
-                self._pass(*taken)
-            if self._synced:
-                self._settled(self._dirty.drained, self._generation)
+        try:
+            while not stop.is_set():
+                self._beat = self._clock()
+                taken = self._dirty.drain(self._patience())
+                if taken is None:
+                    return
+                if not self._synced:
+                    self._start()
+                else:
+                    self._pass(*taken)
+                if self._synced:
+                    self._settled(self._dirty.drained, self._generation)
+                if not any(taken) or self._clock() >= self._save_at:
+                    self._save()
+        finally:
+            self._save()
+
+    def _patience(self) -> float:
+        """Seconds that the loop may wait for something to do."""
+        if self._backlog:
+            return 0.0
+        return REMEMBER_AFTER if self._unsaved else 1.0
+
+    def _save(self) -> None:
+        """Write down what was accepted. Many daemons of one machine that switch at once should not
+        have those wait for it that have yet to."""
+        if self._unsaved:
+            self._memory.save(self._unsaved)
+            self._unsaved = {}
 
     def _start(self) -> None:
         """The first pass: everything at once, and only when every stream has spoken."""
@@ -268,8 +292,9 @@ class Reconciler:
                 outlet.slot.offer(Change(generation, apps_, complete, since))
         # Whatever is not needed to serve comes after the targets have their change.
         _tell(told)
-        if memorable:
-            self._memory.save(memorable)
+        if memorable and not self._unsaved:
+            self._save_at = self._clock() + REMEMBER_AT_LEAST_EVERY
+        self._unsaved |= memorable
 
     def _recall(self, app: AppId) -> Remembered:
         return self._remembered.get(app, _NOTHING)

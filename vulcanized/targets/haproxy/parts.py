@@ -269,9 +269,12 @@ def make_part(desired: DesiredApp, before: Part | None, shape: Callable[[str], S
                 words.check_server(server)
         known = shapes.get(id_) or shape(backend.version)
         pools.append(Pool(known, desired.policies.max_connections_server or 0, backend.servers))
-    if before is not None and _same_entries(before.desired, desired):
-        return Part(desired, tuple(pools), before.entries, before.traffic)
-    return Part(desired, tuple(pools), tuple(_entries(desired)), tuple(_traffic(desired)))
+    if before is None or not _same_entries(before.desired, desired):
+        return Part(desired, tuple(pools), tuple(_entries(desired)), tuple(_traffic(desired)))
+    # So a switch costs what it changes.
+    same = _same_traffic(before.desired, desired)
+    traffic = before.traffic if same else tuple(_traffic(desired))
+    return Part(desired, tuple(pools), before.entries, traffic)
 
 
 def _same_shapes(one: DesiredApp, other: DesiredApp) -> bool:
@@ -282,14 +285,16 @@ def _same_shapes(one: DesiredApp, other: DesiredApp) -> bool:
 def _same_entries(one: DesiredApp, other: DesiredApp) -> bool:
     return (
         one.routes == other.routes
-        and one.split == other.split
-        and one.maintenance == other.maintenance
         and one.policies.max_connections_app == other.policies.max_connections_app
         and one.policies.sticky == other.policies.sticky
         and one.policies.max_body_size == other.policies.max_body_size
         and one.policies.pin == other.policies.pin
         and (one.policies.pin is None or pinnable(one) == pinnable(other))
     )
+
+
+def _same_traffic(one: DesiredApp, other: DesiredApp) -> bool:
+    return one.split == other.split and one.maintenance == other.maintenance
 
 
 def backends_of(desired: DesiredApp) -> tuple[Backend, ...]:

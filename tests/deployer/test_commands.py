@@ -12,6 +12,7 @@ from tests.deployer.stage import Stage, on_every_proxy
 from tests.servers.load import Load
 from tests.servers.nodeagent import Behaviour
 from tests.servers.wait import eventually
+from vulcanized.deployer.store import KEPT
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -103,3 +104,23 @@ def test_a_switch_without_a_cluster_writes_the_file_that_the_daemon_follows(tmp_
         assert main(["switch", wrong, "green", "--config", str(settings)]) == 2
     assert main(["switch", "shop/todo", "no version", "--config", str(settings)]) == 2
     assert main(["deploy", str(settings), "--config", str(settings)]) == 2
+
+
+def test_of_an_apps_deployments_the_oldest_are_forgotten_with_their_papers(stage: Stage) -> None:
+    assert stage.deploy().code == 0
+    (record,) = stage.records()
+    folders = [f"{stage.prefix}/{each}/{stage.app}" for each in ("deployments", "descriptors")]
+    for number in range(KEPT + 5):
+        old = {**record, "id": f"20200101T000000-{number:08x}"}
+        for folder in folders:
+            text = json.dumps(old) if folder == folders[0] else "{}"
+            stage.etcd.put(f"{folder}/{old['id']}", text)
+    done = stage.run("scale", stage.app, "2")
+    assert done.code == 0, done.text
+    # Six are too many: those five and the one that was first of all.
+    left = [f"20200101T000000-{number:08x}" for number in range(6, KEPT + 5)]
+    for folder in folders:
+        ids = [key.rpartition("/")[2] for key in sorted(stage.etcd.list(f"{folder}/"))]
+        assert ids[: len(left)] == left
+        assert len(ids) == KEPT + 1
+        assert record["id"] in ids

@@ -24,7 +24,7 @@ from vulcanized.deployer.descriptor import (
     redacted,
 )
 from vulcanized.deployer.store import Papers, Written, new_id
-from vulcanized.deployer.way import TICK, Means, Way
+from vulcanized.deployer.way import TICK, Look, Means, Way
 from vulcanized.deployer.words import (
     Action,
     ControllerState,
@@ -32,6 +32,8 @@ from vulcanized.deployer.words import (
     PodState,
     Record,
     Ref,
+    Report,
+    Seen,
     Stage,
     Status,
     Times,
@@ -73,11 +75,10 @@ class Deployer(Means):
         """
         app, version = draft.identity(values)
         with self._locked(app) as held:
-            self._tidy(app, held)
-            known = [r for r in self.store.records(app) if key and r.key == key]
-            if known:
-                self.begun(known[-1])
-                return known[-1]
+            known = self._tidy(app, held)
+            if same := [record for record in known if key and record.key == key]:
+                self.begun(same[-1])
+                return same[-1]
             controllers, pods = self._managed(app)
             activation, config = self.store.activation(app), self.store.config(app)
             _readable(app, activation)
@@ -98,6 +99,7 @@ class Deployer(Means):
                 Ref(release.kind, release.name, version),
                 activation,
                 _serving(activation, controllers),
+                self.store.reports(),
                 id_=id_,
                 stages=release.stages,
                 health=release.health,
@@ -108,7 +110,7 @@ class Deployer(Means):
             record = replace(record, key=key)
             replaced = config.text if config.revision else None
             papers = Papers(draft.redacted(), release.config, replaced)
-            self.store.begin(record, papers, held, number)
+            self.store.begin(record, papers, held, number, known)
             self.begun(record)
             return self._carry(record, papers, held, release)
 
@@ -129,7 +131,10 @@ class Deployer(Means):
         )
         new = Ref(release.kind, release.name, version)
         olds = _serving(activation, controllers)
-        record = self._record(app, Action.DEPLOY, new, activation, olds, stages=release.stages)
+        reports = self.store.reports()
+        record = self._record(
+            app, Action.DEPLOY, new, activation, olds, reports, stages=release.stages
+        )
         key = self.store.key
         configures = {key("apps", app): redacted(json.loads(release.config))}
         return {
@@ -157,34 +162,41 @@ class Deployer(Means):
     def switch(self, app: AppId, version: str, action: Action = Action.SWITCH) -> Record:
         """Let a version that is there already take the traffic: after it is proven healthy."""
         with self._locked(app) as held:
-            self._tidy(app, held)
-            return self._switch(app, version, action, held)
+            known = self._tidy(app, held)
+            return self._switch(app, version, action, held, known)
 
     def rollback(self, app: AppId) -> Record:
         """Back to the version before the one that serves now."""
         with self._locked(app) as held:
-            self._tidy(app, held)
+            known = self._tidy(app, held)
             named = standing.versions_of(self.store.activation(app).text)
-            for record in reversed([r for r in self.store.records(app) if r.moves]):
+            for record in reversed([each for each in known if each.moves]):
                 if record.status is Status.DEPLOYED and {record.new.version} == named:
                     before = standing.versions_of(standing.before(record))
                     if len(before) != 1:
                         break
-                    return self._switch(app, min(before), Action.ROLLBACK, held, record.times)
+                    back = Action.ROLLBACK
+                    return self._switch(app, min(before), back, held, known, record.times)
             raise NotPossible(
                 f"{app}: no deployment tells what served before {', '.join(sorted(named)) or 'now'}"
                 ": name a version with `switch`"
             )
 
     def _switch(
-        self, app: AppId, version: str, action: Action, held: Held, times: Times | None = None
+        self,
+        app: AppId,
+        version: str,
+        action: Action,
+        held: Held,
+        known: Sequence[Record],
+        times: Times | None = None,
     ) -> Record:
-        controllers, _ = self._managed(app)
-        activation = self.store.activation(app)
+        controllers, pods = self._managed(app)
+        activation, reports = self.store.activation(app), self.store.reports()
         there = [each for each in controllers if each.version == version]
         if not there:
-            known = ", ".join(sorted({each.version for each in controllers})) or "none"
-            raise NotPossible(f"{app} has no version {version} any more; there is: {known}")
+            others = ", ".join(sorted({each.version for each in controllers})) or "none"
+            raise NotPossible(f"{app} has no version {version} any more; there is: {others}")
         if (target := there[0]).desired < 1:
             raise NotPossible(f"version {version} of {app} is scaled to 0: deploy it anew")
         if standing.versions_of(activation.text) == {version}:
@@ -195,16 +207,18 @@ class Deployer(Means):
             _ref(target),
             activation,
             [each for each in _serving(activation, controllers) if each.version != version],
+            reports,
             stages=(Stage(target.desired),),
             health=target.health,
             times=times,
         )
-        return self._begin(record, held)
+        seen = Seen(controllers, pods, activation.text.strip(), activation.revision)
+        return self._begin(record, held, known, Look(seen, reports))
 
     def undeploy(self, app: AppId) -> Record:
         """Take an app away: its routes first, then all its pods."""
         with self._locked(app) as held:
-            self._tidy(app, held)
+            known = self._tidy(app, held)
             controllers, _ = self._managed(app)
             activation, config = self.store.activation(app), self.store.config(app)
             if not (controllers or activation.revision or config.revision):
@@ -213,13 +227,14 @@ class Deployer(Means):
             named = standing.versions_of(activation.text)
             serves = [each for each in olds if each.version in named]
             one = next(iter([*serves, *olds]), Ref("", "", "none"))
-            record = self._record(app, Action.UNDEPLOY, one, activation, olds)
-            return self._begin(replace(record, status=Status.UNDEPLOYING), held)
+            reports = self.store.reports()
+            record = self._record(app, Action.UNDEPLOY, one, activation, olds, reports)
+            return self._begin(replace(record, status=Status.UNDEPLOYING), held, known)
 
     def scale(self, app: AppId, replicas: int) -> Record:
         """Have the version that takes the traffic run so many pods."""
         with self._locked(app) as held:
-            self._tidy(app, held)
+            known = self._tidy(app, held)
             controllers, _ = self._managed(app)
             activation = self.store.activation(app)
             named = standing.versions_of(activation.text)
@@ -229,8 +244,9 @@ class Deployer(Means):
                     f"{app} has {len(active)} controllers that take traffic, and scale is for one"
                 )
             new = replace(_ref(active[0]), replicas=replicas)
-            record = self._record(app, Action.SCALE, new, activation, [_ref(active[0])])
-            return self._begin(record, held)
+            reports = self.store.reports()
+            record = self._record(app, Action.SCALE, new, activation, [_ref(active[0])], reports)
+            return self._begin(record, held, known)
 
     def recover(self, app: AppId) -> list[Record]:
         """Finish or undo what a deployer that died left under way. Raises `Locked`."""
@@ -258,11 +274,14 @@ class Deployer(Means):
                 if self.now() >= end or self.cancel.is_set() or self.stop.wait(2 * TICK):
                     raise
 
-    def _tidy(self, app: AppId, held: Held) -> None:
+    def _tidy(self, app: AppId, held: Held) -> tuple[Record, ...]:
+        """Finish what was left; the app's records after that."""
         records = self.store.records(app)
         if self._recover(records, held):
             records = self.store.records(app)
-        self._dispose(records, held)
+        if self._dispose(records, held):
+            records = self.store.records(app)
+        return records
 
     def _recover(self, records: Iterable[Record], held: Held) -> list[Record]:
         ended = []
@@ -309,6 +328,7 @@ class Deployer(Means):
         new: Ref,
         activation: Written,
         old: Iterable[Ref],
+        reports: Iterable[Report],
         *,
         id_: str = "",
         stages: tuple[Stage, ...] = (),
@@ -318,7 +338,7 @@ class Deployer(Means):
         configures: bool = False,
     ) -> Record:
         now = self.now()
-        alive = [r.instance for r in self.store.reports() if r.follows(app.namespace)]
+        alive = [report.instance for report in reports if report.follows(app.namespace)]
         return Record(
             id=id_ or new_id(now),
             namespace=app.namespace,
@@ -342,19 +362,29 @@ class Deployer(Means):
             by=_us(),
         )
 
-    def _begin(self, record: Record, held: Held) -> Record:
+    def _begin(
+        self, record: Record, held: Held, known: Sequence[Record], look: Look | None = None
+    ) -> Record:
         papers = Papers()
-        self.store.begin(record, papers, held, None)
+        self.store.begin(record, papers, held, None, known)
         self.begun(record)
-        return self._carry(record, papers, held)
+        return self._carry(record, papers, held, look=look)
 
     # --- on its way ---
 
     def _carry(
-        self, record: Record, papers: Papers, held: Held, release: Release | None = None
+        self,
+        record: Record,
+        papers: Papers,
+        held: Held,
+        release: Release | None = None,
+        look: Look | None = None,
     ) -> Record:
-        """Step by step to the end. Raises `SourceError` when a server is away for too long."""
-        way = Way(self, record, papers, held, release)
+        """Step by step to the end. Raises `SourceError` when a server is away for too long.
+
+        `look`: what was seen a moment ago, so that it need not be looked at once more.
+        """
+        way = Way(self, record, papers, held, release, look)
         try:
             return way.go()
         finally:

@@ -34,6 +34,8 @@ KEPT: Final = 50
 """Records of an app: the oldest go when a new one begins."""
 
 _MOST_ENVIRONMENT = 1000
+_MOST_FORGOTTEN = 50
+"""In the transaction of a new record, of which etcd takes 128 operations."""
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?").fullmatch
 _APP = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?").fullmatch
@@ -137,8 +139,18 @@ class Store:
 
     # --- records ---
 
-    def begin(self, record: Record, papers: Papers, held: Held, number: Written | None) -> None:
-        """Write a new record with its papers and, where it was counted up, the last version."""
+    def begin(
+        self,
+        record: Record,
+        papers: Papers,
+        held: Held,
+        number: Written | None,
+        known: Sequence[Record],
+    ) -> None:
+        """Write a new record with its papers and, where it was counted up, the last version.
+
+        `known`: the records of the app; the oldest of those that are over go.
+        """
         app = record.app_id
         compares = [held.fence, Compare(self.key("deployments", app, record.id), 0)]
         operations: list[Operation] = [
@@ -148,18 +160,15 @@ class Store:
         if number is not None:
             compares.append(Compare(self.key("versions", app), number.revision))
             operations.append(Put(self.key("versions", app), number.text.encode()))
+        over = [each for each in known if not each.under_way and not each.keeps]
+        for old in over[: max(0, len(over) - KEPT)][:_MOST_FORGOTTEN]:
+            operations += self._gone(old)
         self._transact(held, compares, operations)
-        self._forget(app, held)
 
     def save(self, record: Record, held: Held) -> None:
         """Write a record again. Made twice, it does no harm."""
         key = self.key("deployments", record.app_id, record.id)
         self._transact(held, [held.fence], [Put(key, encode(record))])
-
-    def _forget(self, app: AppId, held: Held) -> None:
-        over = [r for r in self.history(app).records if not r.under_way and not r.keeps]
-        for record in over[: max(0, len(over) - KEPT)]:
-            self.delete_record(record, held)
 
     def record(self, app: AppId, id_: str) -> Record | None:
         """One record, None if there is none. Raises `Unreadable`."""
@@ -213,12 +222,11 @@ class Store:
 
     def delete_record(self, record: Record, held: Held) -> None:
         """Forget a deployment that is over."""
-        app = record.app_id
-        operations = [
-            Delete(self.key("deployments", app, record.id)),
-            Delete(self.key("descriptors", app, record.id)),
-        ]
-        self._transact(held, [held.fence], operations)
+        self._transact(held, [held.fence], self._gone(record))
+
+    def _gone(self, record: Record) -> list[Operation]:
+        folders = ("deployments", "descriptors")
+        return [Delete(self.key(folder, record.app_id, record.id)) for folder in folders]
 
     def papers(self, record: Record) -> Papers:
         """What stands beside a record; nothing where that is gone."""

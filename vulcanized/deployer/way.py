@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -108,15 +108,23 @@ class Means:
     checks: Callable[[Cluster], Checks] = lambda cluster: Checker(cluster.api)
 
 
+class Look(NamedTuple):
+    """The cluster, the activation and the reports at one moment."""
+
+    seen: Seen
+    reports: Sequence[Report]
+
+
 @dataclass(slots=True)
 class Way:
-    """One deployment under way."""
+    """One deployment under way. `look`: the one to begin with, None: a new one."""
 
     means: Means
     record: Record
     papers: Papers
     held: Held
     release: Release | None
+    look: Look | None = None
     checker: Checks = field(init=False)
     away_since: float | None = None
     complaints: tuple[str, ...] = ()
@@ -165,7 +173,7 @@ class Way:
 
     def _step(self) -> AnyStep:
         record, means = self.record, self.means
-        seen, reports = self._look(), means.store.reports()
+        (seen, reports), self.look = self.look or Look(self._look(), means.store.reports()), None
         step = plan.next_step(record, seen, reports, means.now())
         if self._is_cancelled(step):
             step = GiveUp(step="fail", reason="it was cancelled")

@@ -125,7 +125,7 @@ class Recorder:
     def __init__(self, directory: Path, observe: Callable[[AppId], Observed]) -> None:
         self._path = directory / "observed.db"
         self._observe = observe
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         self._pending: set[AppId] = set()
         self._connection: sqlite3.Connection | None = None
         self._pruned = False
@@ -133,17 +133,16 @@ class Recorder:
 
     def note(self, apps: Iterable[AppId]) -> None:
         """Something may have changed for these apps. The first call names all there are."""
-        with self._condition:
+        with self._lock:
             self._pending.update(apps)
-            self._condition.notify()
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set, then what is left."""
         try:
-            while not stop.is_set():
-                with self._condition:
+            # To be woken would cost what changes a moment of a processor, when it needs it most.
+            while not stop.wait(LAZY):
+                with self._lock:
                     if not self._pending:
-                        self._condition.wait(1.0)
                         continue
                 # Whoever changes again and again is written once.
                 stop.wait(LAZY)
@@ -155,7 +154,7 @@ class Recorder:
 
     def _write_pending(self, enough: Callable[[], bool]) -> None:
         """Write what is pending now, in batches; `enough` is asked after each."""
-        with self._condition:
+        with self._lock:
             apps, self._pending = list(self._pending), set()
         while apps:
             batch, apps = apps[:BATCH], apps[BATCH:]
@@ -168,7 +167,7 @@ class Recorder:
                 break
             if enough():
                 break
-        with self._condition:
+        with self._lock:
             self._pending.update(apps)
 
     def _write(self, apps: Iterable[AppId]) -> set[AppId]:

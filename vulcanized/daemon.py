@@ -193,7 +193,7 @@ class Runtime:
         self.reporter = _reporter(settings, self.parts, self.targets)
         reported: dict[str, Any] = {}
         if self.reporter is not None:
-            observer = Ringing(observer, self.reporter.ring)
+            observer = Ringing(observer, self.reporter)
             ledger = self.reporter.ledger
             reported = {"took": ledger.took, "settled": ledger.settled}
         self.reconciler = Reconciler(

@@ -139,14 +139,14 @@ def _some(apps: set[AppId]) -> list[AppId]:
 class Ringing:
     """An observer of applies that also rings."""
 
-    def __init__(self, observer: Observer, ring: Callable[[], None]) -> None:
+    def __init__(self, observer: Observer, reporter: Reporter) -> None:
         self._observer = observer
-        self._ring = ring
+        self._reporter = reporter
 
     def applied(self, target: str, applied: Applied, seconds: float) -> None:
         """An apply succeeded."""
         self._observer.applied(target, applied, seconds)
-        self._ring()
+        self._reporter.applied(target, applied.generation)
 
     def took_effect(self, target: str, seconds: float) -> None:
         """A change is in effect."""
@@ -155,7 +155,7 @@ class Ringing:
     def failed(self, target: str, error: str) -> None:
         """An apply failed."""
         self._observer.failed(target, error)
-        self._ring()
+        self._reporter.ring()
 
 
 class Reporter:
@@ -184,6 +184,7 @@ class Reporter:
         self._now = now
         self._uniform = uniform
         self._bell = threading.Event()
+        self._applied = {target.name: 0 for target in targets}
         self._lease: Lease | None = None
         self._written: Report | None = None
         self._error = ""
@@ -195,9 +196,14 @@ class Reporter:
         """Something may be in effect that was not."""
         self._bell.set()
 
+    def applied(self, target: str, generation: int) -> None:
+        """A target has got to a generation."""
+        self._applied[target] = generation
+        self.ring()
+
     def _settled(self) -> None:
         """What a target has yet to apply is reported when it has: it is not disturbed before."""
-        if self.ledger.newest <= _generation(self._states()):
+        if self.ledger.newest <= min(self._applied.values(), default=0):
             self.ring()
 
     def run(self, stop: threading.Event) -> None:

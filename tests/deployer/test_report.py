@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -99,6 +100,8 @@ class Desk:
         desk = self
 
         class Target:
+            name = "edge"
+
             def sessions(self, versions: object) -> dict[AppId, dict[str, int]]:
                 if desk.sessions is None:
                     raise ProxyUnreachable("away")
@@ -183,12 +186,14 @@ def test_the_slowest_target_counts_and_one_that_waits_behind_a_leader_does_not(d
 
 
 def test_a_target_that_is_about_to_apply_is_not_asked_meanwhile() -> None:
-    states = [state(in_effect=1)]
     nobody = cast("Any", None)
-    reporter = Reporter(nobody, "/of-desk", Report("infra-1"), (), lambda: states)
+    target = cast("Any", SimpleNamespace(name="edge"))
+    reporter = Reporter(nobody, "/of-desk", Report("infra-1"), (target,), list)
     reporter.ledger.settled(Reached(7, 7), 2)
     assert not reporter._bell.is_set()
-    states[:] = [state(in_effect=2)]
+    reporter.applied("edge", 2)
+    assert reporter._bell.is_set()
+    reporter._bell.clear()
     reporter.ledger.settled(Reached(8, 7), 2)  # an event that changed nothing
     assert reporter._bell.is_set()
 

@@ -152,11 +152,12 @@ class Way:
                 if isinstance(step, Finish):
                     self.means.progress.ended(self.record)
                     return self.record
-                if not isinstance(step, Wait):
+                if not isinstance(step, Wait | Switch):
                     continue
                 if disposal and step.step == "keep":
                     return self.record
-            if self.means.stop.wait(self._tick()):
+            # No daemon has proven a switch any sooner, and to look would be in their way.
+            if self.means.stop.wait(FIRST_TICK if isinstance(step, Switch) else self._tick()):
                 raise NotPossible(
                     f"{self.record.app_id}: told to end in the midst of deployment "
                     f"{self.record.id}: `recover` finishes or undoes it"

@@ -107,14 +107,17 @@ def _proxy(kind: type[Front], etcd: Etcd) -> Iterator[Front]:
 
 
 def rows_of_switches(size: int, samples: Sequence[Switched]) -> list[Row]:
-    """The rows of a fleet of this size."""
+    """The rows of a fleet of this size.
+
+    The goal is about the switch, which is one put as the floor is; what comes before it is shown.
+    """
     what = f"last of {size} serves"
     handed = [Sample(each.floor, each.after) for each in samples]
     called = [Sample(each.floor, each.before + each.after) for each in samples]
     proven = figures.spread([each.proven for each in samples])
     return [
         figures.compared(f"switch handed to etcd → {what}", handed, MOST_RATIO),
-        figures.compared(f"`Deployer.switch` called → {what}", called, MOST_RATIO),
+        figures.compared(f"`Deployer.switch` called → {what}", called),
         Row(f"`Deployer.switch` called → all {size} have proven it ({len(samples)}x)", proven),
     ]
 

@@ -334,6 +334,16 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 
 
 @pytest.mark.usefixtures("_logging")
+def test_a_value_that_cannot_be_shown_costs_itself() -> None:
+    out = io.StringIO()
+    configure_logging("json", "info", out)
+    structlog.get_logger("vulcanized.test").info("said", odd={("a", "b"): 1}, other=2)
+    line = json.loads(out.getvalue())
+    assert line["message"] == "said"
+    assert line["unshown"].startswith("TypeError: ")
+
+
+@pytest.mark.usefixtures("_logging")
 def test_an_exception_is_told_with_its_traceback() -> None:
     out = io.StringIO()
     configure_logging("json", "info", out)

@@ -92,28 +92,34 @@ class _Line:
 
 
 class _Logger(structlog.BoundLoggerBase):
-    """Our loggers: lines under the level cost next to nothing."""
+    """Our loggers: a line under the level costs next to nothing, and none stops its thread."""
 
     least = logging.INFO
 
     def debug(self, event: str, **keys: Any) -> None:
         if self.least <= logging.DEBUG:
-            self._proxy_to_logger("debug", event, **keys)
+            self._say("debug", event, keys)
 
     def info(self, event: str, **keys: Any) -> None:
         if self.least <= logging.INFO:
-            self._proxy_to_logger("info", event, **keys)
+            self._say("info", event, keys)
 
     def warning(self, event: str, **keys: Any) -> None:
         if self.least <= logging.WARNING:
-            self._proxy_to_logger("warning", event, **keys)
+            self._say("warning", event, keys)
 
     def error(self, event: str, **keys: Any) -> None:
         if self.least <= logging.ERROR:
-            self._proxy_to_logger("error", event, **keys)
+            self._say("error", event, keys)
 
     def exception(self, event: str, **keys: Any) -> None:
         self.error(event, exc_info=True, **keys)
+
+    def _say(self, level: str, event: str, keys: dict[str, Any]) -> None:
+        try:
+            self._proxy_to_logger(level, event, **keys)
+        except Exception as error:  # one of the values cannot be shown
+            self._proxy_to_logger(level, event, unshown=f"{type(error).__name__}: {error}")
 
 
 def _printable_values(_logger: WrappedLogger, _name: str, line: EventDict) -> EventDict:

@@ -137,6 +137,7 @@ class Way:
         """To the end of it."""
         disposal = not self.record.under_way
         while True:
+            pause = None
             try:
                 step = self._step()
             except LeaseLost as error:
@@ -152,12 +153,14 @@ class Way:
                 if isinstance(step, Finish):
                     self.means.progress.ended(self.record)
                     return self.record
-                if not isinstance(step, Wait | Switch):
+                if isinstance(step, Switch):
+                    # No daemon has proven it any sooner, and to look would be in their way.
+                    pause = FIRST_TICK
+                elif not isinstance(step, Wait):
                     continue
-                if disposal and step.step == "keep":
+                elif disposal and step.step == "keep":
                     return self.record
-            # No daemon has proven a switch any sooner, and to look would be in their way.
-            if self.means.stop.wait(FIRST_TICK if isinstance(step, Switch) else self._tick()):
+            if self.means.stop.wait(self._tick() if pause is None else pause):
                 raise NotPossible(
                     f"{self.record.app_id}: told to end in the midst of deployment "
                     f"{self.record.id}: `recover` finishes or undoes it"

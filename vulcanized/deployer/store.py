@@ -77,8 +77,10 @@ class Written(NamedTuple):
 
 
 def new_id(now: float) -> str:
-    """The id of a deployment: sorted by time, never the same twice."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}"
+    """The id of a deployment: sorted by time, to the millisecond, and never the same twice."""
+    second, rest = divmod(now, 1)
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(second))
+    return f"{moment}-{int(rest * 1000):03x}{secrets.randbits(20):05x}"
 
 
 def app_id(text: str) -> AppId:

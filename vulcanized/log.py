@@ -88,7 +88,7 @@ class _Line:
             handler.stream.write(f"{line}\n")
             handler.stream.flush()
 
-    debug = info = warning = error = critical = write
+    debug = info = warning = error = write
 
 
 class _Logger(structlog.BoundLoggerBase):

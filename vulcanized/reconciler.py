@@ -223,8 +223,7 @@ class Reconciler:
         return REMEMBER_AFTER if self._unsaved else 1.0
 
     def _save(self) -> None:
-        """Write down what was accepted. Many daemons of one machine that switch at once should not
-        have those wait for it that have yet to."""
+        """Write down what was accepted: not at once, where others on the machine have yet to."""
         if self._unsaved:
             self._memory.save(self._unsaved)
             self._unsaved = {}

@@ -12,6 +12,7 @@ and those that have yet to must not wait for the reports of those that have.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -146,7 +147,7 @@ class Ringing:
     def applied(self, target: str, applied: Applied, seconds: float) -> None:
         """An apply succeeded."""
         self._observer.applied(target, applied, seconds)
-        self._reporter.applied(target, applied.generation)
+        self._reporter.applied(target, applied)
 
     def took_effect(self, target: str, seconds: float) -> None:
         """A change is in effect."""
@@ -184,7 +185,7 @@ class Reporter:
         self._now = now
         self._uniform = uniform
         self._bell = threading.Event()
-        self._applied = {target.name: 0 for target in targets}
+        self._applied: dict[str, float] = {target.name: 0 for target in targets}
         self._lease: Lease | None = None
         self._written: Report | None = None
         self._error = ""
@@ -196,9 +197,9 @@ class Reporter:
         """Something may be in effect that was not."""
         self._bell.set()
 
-    def applied(self, target: str, generation: int) -> None:
-        """A target has got to a generation."""
-        self._applied[target] = generation
+    def applied(self, target: str, applied: Applied) -> None:
+        """A target has got to a generation. A standby has nothing to apply: nobody waits for it."""
+        self._applied[target] = math.inf if applied.standby else applied.generation
         self.ring()
 
     def _settled(self) -> None:

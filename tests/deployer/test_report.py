@@ -18,7 +18,17 @@ from tests.servers.wait import eventually
 from vulcanized.deployer.words import Report
 from vulcanized.errors import ProxyUnreachable
 from vulcanized.etcd import EtcdClient
-from vulcanized.model import AppId, Backend, Built, DesiredApp, Reached, Share, Standing
+from vulcanized.model import (
+    AppId,
+    Applied,
+    Backend,
+    Built,
+    DesiredApp,
+    Outcome,
+    Reached,
+    Share,
+    Standing,
+)
 from vulcanized.report import GATHER, MOST_APPS, Ledger, Reporter
 from vulcanized.targets.runner import RunnerState
 
@@ -191,10 +201,14 @@ def test_a_target_that_is_about_to_apply_is_not_asked_meanwhile() -> None:
     reporter = Reporter(nobody, "/of-desk", Report("infra-1"), (target,), list)
     reporter.ledger.settled(Reached(7, 7), 2)
     assert not reporter._bell.is_set()
-    reporter.applied("edge", 2)
+    reporter.applied("edge", Applied(Outcome.UPDATED, 2))
     assert reporter._bell.is_set()
     reporter._bell.clear()
     reporter.ledger.settled(Reached(8, 7), 2)  # an event that changed nothing
+    assert reporter._bell.is_set()
+    reporter.applied("edge", Applied(Outcome.UNCHANGED, 2, standby=True))
+    reporter._bell.clear()
+    reporter.ledger.settled(Reached(9, 7), 3)  # for whoever leads
     assert reporter._bell.is_set()
 
 

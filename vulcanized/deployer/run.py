@@ -84,7 +84,7 @@ class Deployer(Means):
             _readable(app, activation)
             id_, number = new_id(self.now()), None
             if version == NEXT_VERSION:
-                taken = {each.version for each in controllers} | {pod.version for pod in pods}
+                taken = _taken(known, controllers, pods)
                 version, number = self.store.next_version(app, taken)
             else:
                 _free(app, version, activation, controllers, pods)
@@ -117,12 +117,11 @@ class Deployer(Means):
     def preview(self, draft: Draft, values: Lookup) -> dict[str, object]:
         """Every object and key that `deploy` would touch now; nothing is touched or checked."""
         app, version = draft.identity(values)
-        self.store.records(app)  # what cannot be read would stop `deploy` too
+        known = self.store.records(app)  # what cannot be read would stop `deploy` too
         controllers, pods = self._managed(app)
         activation = self.store.activation(app)
         if version == NEXT_VERSION:
-            taken = {each.version for each in controllers}
-            version, _ = self.store.next_version(app, taken)
+            version, _ = self.store.next_version(app, _taken(known, controllers, pods))
         else:
             _free(app, version, activation, controllers, pods)
         injected = self.store.environment(app)
@@ -407,6 +406,13 @@ def _serving(activation: Written, controllers: Iterable[ControllerState]) -> lis
     return [
         _ref(each) for each in controllers if each.version in named or each.deployment or not named
     ]
+
+
+def _taken(
+    known: Iterable[Record], controllers: Iterable[ControllerState], pods: Iterable[PodState]
+) -> set[str]:
+    """The versions of an app that there are or were."""
+    return {each.version for some in (known, controllers, pods) for each in some}
 
 
 def _readable(app: AppId, activation: Written) -> None:

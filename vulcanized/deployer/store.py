@@ -286,8 +286,7 @@ class Store:
         Raises `Unreadable`, and `NotPossible` after the last number.
         """
         number, revision = self._last_number(app)
-        versions = [*taken, *(record.version for record in self.records(app))]
-        numbers = [int(version) for version in versions if _NUMBER(version)]
+        numbers = [int(version) for version in taken if _NUMBER(version)]
         following = str(max([number, *numbers]) + 1)
         if not _NUMBER(following):
             raise NotPossible(f"{app} has used up all numbers: name a version")

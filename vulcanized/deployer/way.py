@@ -177,7 +177,8 @@ class Way:
 
     def _step(self) -> AnyStep:
         record, means = self.record, self.means
-        (seen, reports), self.look = self.look or Look(self._look(), means.store.reports()), None
+        look, self.look = self.look, None
+        seen, reports = look or Look(self._look(), means.store.reports())
         step = plan.next_step(record, seen, reports, means.now())
         if self._is_cancelled(step):
             step = GiveUp(step="fail", reason="it was cancelled")

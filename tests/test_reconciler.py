@@ -166,6 +166,13 @@ def ready_source() -> Source:
     return source
 
 
+def two_versions() -> Source:
+    source = ready_source()
+    source.place(TODO, pod("a"), pod("b", "green", ip="10.0.0.2"))
+    source.activate(TODO, "blue")
+    return source
+
+
 def test_nothing_is_offered_before_every_stream_has_spoken() -> None:
     source = ready_source()
     source.spoken = False
@@ -237,41 +244,54 @@ def test_an_app_that_is_gone_is_offered_as_gone_and_forgotten() -> None:
         rig.remembered(TODO, lambda kept: kept == Remembered())
 
 
-def test_what_is_accepted_is_written_down_together_once_it_is_calm() -> None:
+def test_a_config_is_written_down_in_the_pass_that_accepts_it() -> None:
     source = ready_source()
     with running(source) as rig:
         rig.take()
-        rig.remembered(TODO, lambda kept: kept.config is not None)
-        saves = rig.memory.saves
         for number in range(20):
             source.route(TODO, f"todo{number}.example.com")
             rig.take()
-        rig.remembered(TODO, lambda kept: "todo19." in str(kept.config))
+            rig.pass_through()
+            assert f"todo{number}." in str(rig.memory.rows[TODO].config)
+
+
+def test_switches_are_written_down_together_once_it_is_calm() -> None:
+    with running(two_versions()) as rig:
+        rig.take()
+        rig.remembered(TODO, lambda kept: kept.config is not None)
+        saves = rig.memory.saves
+        for version in ("green", "blue") * 10:
+            rig.source.activate(TODO, version)
+            rig.take()
+        rig.remembered(TODO, lambda kept: kept.activation == "blue")
         assert rig.memory.saves - saves < 20
 
 
-def test_what_is_accepted_is_written_down_while_it_never_gets_calm() -> None:
-    source = ready_source()
-    with running(source) as rig:
+def test_a_switch_is_written_down_while_it_never_gets_calm() -> None:
+    with running(two_versions()) as rig:
+        rig.take()
         stop = threading.Event()
 
         def restless() -> None:
             while not stop.wait(REMEMBER_AFTER / 10):
-                source.dirty.mark([OTHER])
+                rig.source.dirty.mark([OTHER])
 
         noise = threading.Thread(target=restless)
         noise.start()
         try:
-            rig.remembered(TODO, lambda kept: kept.config is not None)
+            rig.source.activate(TODO, "green")
+            rig.remembered(TODO, lambda kept: kept.activation == "green")
         finally:
             stop.set()
             noise.join()
 
 
 def test_what_was_accepted_last_is_written_down_at_the_end() -> None:
-    with running(ready_source()) as rig:
+    with running(two_versions()) as rig:
         rig.take()
-    assert rig.memory.rows[TODO].config is not None
+        rig.source.activate(TODO, "green")
+        rig.take()
+    assert rig.memory.rows[TODO].activation == "green"
 
 
 def test_one_bad_config_leaves_the_app_as_it_was_and_the_others_alone() -> None:

@@ -45,7 +45,7 @@ most this many."""
 
 REMEMBER_AFTER = 0.1
 REMEMBER_AT_LEAST_EVERY = 0.3
-"""Seconds: what was accepted is written down once nothing happens for so long, or after so long."""
+"""Seconds: an accepted switch is written down once it is calm for so long, or after so long."""
 
 
 class Stream(Protocol):
@@ -223,7 +223,7 @@ class Reconciler:
         return REMEMBER_AFTER if self._unsaved else 1.0
 
     def _save(self) -> None:
-        """Write down what was accepted: not at once, where others on the machine have yet to."""
+        """Write down what was accepted."""
         if self._unsaved:
             self._memory.save(self._unsaved)
             self._unsaved = {}
@@ -270,6 +270,7 @@ class Reconciler:
         changes = {view: view.take(built) for view, built in by_view.items()}
         told: list[tuple[Built | None, Built]] = []
         memorable: dict[AppId, Remembered] = {}
+        urgent = False
         with self._lock:
             for each in zip(*by_view.values(), strict=True):
                 new = self._seen_as_one(each)
@@ -278,8 +279,10 @@ class Reconciler:
                     continue
                 told.append((old, new))
                 self._took(old, new)
-                if new.remember != self._recall(new.app):
+                was = self._recall(new.app)
+                if new.remember != was:
                     memorable[new.app] = new.remember
+                    urgent = urgent or not _is_switch(was, new.remember)
                 self._keep(new)
             if complete or any(changes.values()):
                 self._generation += 1
@@ -291,8 +294,10 @@ class Reconciler:
                 outlet.slot.offer(Change(generation, apps_, complete, since))
         # Whatever is not needed to serve comes after the targets have their change.
         _tell(told)
-        if memorable and not self._unsaved:
-            self._save_at = self._clock() + REMEMBER_AT_LEAST_EVERY
+        # A write is in the way of others on the machine that have yet to switch, and what is lost
+        # of a switch is only which of two good versions stays if the next activation is refused.
+        if memorable and (urgent or not self._unsaved):
+            self._save_at = self._clock() + (0.0 if urgent else REMEMBER_AT_LEAST_EVERY)
         self._unsaved |= memorable
 
     def _recall(self, app: AppId) -> Remembered:
@@ -346,6 +351,11 @@ class Reconciler:
             self._remembered.pop(new.app, None)
         else:
             self._remembered[new.app] = new.remember
+
+
+def _is_switch(old: Remembered, new: Remembered) -> bool:
+    """Nothing but the activation of an app that was served before is another."""
+    return old.config is not None and replace(old, activation=new.activation) == new
 
 
 def _views(outlets: Sequence[Outlet]) -> tuple[tuple[View, ...], Mapping[str, View]]:

@@ -69,10 +69,12 @@ def pods(edge: Edge) -> list[Server]:
 
 
 def head(edge: Edge, *lines: str, host: str = HOST) -> str:
-    """The version that answers to a head of these lines, exactly as they are written."""
+    """The version that answers to a head of these lines, exactly as they are written; else the
+    status, or "none" where HAProxy closes, as it does when idle connections to a dead pod were all
+    that it tried."""
     text = "".join(f"{line}\r\n" for line in ("GET / HTTP/1.1", f"Host: {host}", *lines))
     answer = raw(edge.port, f"{text}Connection: close\r\n\r\n".encode()).decode()
-    status = answer.split(" ", 2)[1]
+    status = answer.split(" ", 2)[1] if answer else "none"
     found = [line for line in answer.splitlines() if line.lower().startswith("x-version: ")]
     return found[0].split(": ")[1] if found else status
 

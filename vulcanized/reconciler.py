@@ -44,8 +44,9 @@ RESYNC_SLICE = 100
 most this many."""
 
 REMEMBER_AFTER = 0.1
-REMEMBER_AT_LEAST_EVERY = 0.3
-"""Seconds: an accepted switch is written down once it is calm for so long, or after so long."""
+"""Seconds until an accepted switch is written down. A write is in the way of other daemons on the
+machine that have yet to switch, and what a crash may lose of a switch is only which of two good
+versions stays if the next activation is refused."""
 
 
 class Stream(Protocol):
@@ -211,7 +212,7 @@ class Reconciler:
                     self._pass(*taken)
                 if self._synced:
                     self._settled(self._dirty.drained, self._generation)
-                if not any(taken) or self._clock() >= self._save_at:
+                if self._clock() >= self._save_at:
                     self._save()
         finally:
             self._save()
@@ -220,7 +221,7 @@ class Reconciler:
         """Seconds that the loop may wait for something to do."""
         if self._backlog:
             return 0.0
-        return REMEMBER_AFTER if self._unsaved else 1.0
+        return max(0.0, self._save_at - self._clock()) if self._unsaved else 1.0
 
     def _save(self) -> None:
         """Write down what was accepted."""
@@ -270,7 +271,7 @@ class Reconciler:
         changes = {view: view.take(built) for view, built in by_view.items()}
         told: list[tuple[Built | None, Built]] = []
         memorable: dict[AppId, Remembered] = {}
-        urgent = False
+        delay = REMEMBER_AFTER
         with self._lock:
             for each in zip(*by_view.values(), strict=True):
                 new = self._seen_as_one(each)
@@ -282,7 +283,8 @@ class Reconciler:
                 was = self._recall(new.app)
                 if new.remember != was:
                     memorable[new.app] = new.remember
-                    urgent = urgent or not _is_switch(was, new.remember)
+                    if not _is_switch(was, new.remember):
+                        delay = 0.0
                 self._keep(new)
             if complete or any(changes.values()):
                 self._generation += 1
@@ -294,10 +296,9 @@ class Reconciler:
                 outlet.slot.offer(Change(generation, apps_, complete, since))
         # Whatever is not needed to serve comes after the targets have their change.
         _tell(told)
-        # A write is in the way of others on the machine that have yet to switch, and what is lost
-        # of a switch is only which of two good versions stays if the next activation is refused.
-        if memorable and (urgent or not self._unsaved):
-            self._save_at = self._clock() + (0.0 if urgent else REMEMBER_AT_LEAST_EVERY)
+        if memorable:
+            due = self._clock() + delay
+            self._save_at = min(self._save_at, due) if self._unsaved else due
         self._unsaved |= memorable
 
     def _recall(self, app: AppId) -> Remembered:
